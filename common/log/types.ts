@@ -1,0 +1,172 @@
+import type { TributaryError } from '../errors.ts'
+
+/**
+ * What a log is to its users. A data directory holds many logs that commit together; see data-dir.ts for
+ * how, and deploy/decisions/001 for why every commit goes through the journal.
+ */
+
+/** Settings of one log; all may change while it runs. */
+export interface LogOptions {
+  segmentBytes: number
+  /** A segment is also closed when its first batch is older than this in hub time; Infinity for never. */
+  segmentMs: number
+  /** Oldest segments go while the log is larger; Infinity for never. */
+  retentionBytes: number
+  /** Segments whose newest hub time is older go; Infinity for never. */
+  retentionMs: number
+  /** The largest batch `append` takes. */
+  maxBatchBytes: number
+}
+
+/** Where an append went. */
+export interface Appended {
+  baseOffset: number
+  lastOffset: number
+}
+
+/** Raw batches from a log, end to end, the first one holding the offset asked for. */
+export interface ReadResult {
+  /** Whole RecordBatch v2 bytes; empty at the end. Shared and read-only: copy before keeping. */
+  batches: Uint8Array
+  /** The offset to read from next. */
+  nextOffset: number
+}
+
+/** A damaged stretch found by recovery or a read: below the durable end, yet not a valid batch. */
+export interface Damage {
+  log: string
+  /** Offsets lost, [fromOffset, toOffset). */
+  fromOffset: number
+  toOffset: number
+  segment: string
+  bytePosition: number
+  reason: string
+}
+
+/** One log: a directory of segments, appended to by one writer. */
+export interface Log {
+  readonly name: string
+  /** First offset that can be read. */
+  startOffset(): number
+  /** One past the last offset assigned, durable or not. */
+  endOffset(): number
+  /** One past the last durable offset: what may be acked, sent or served. */
+  durableEndOffset(): number
+  sizeBytes(): number
+  options(): LogOptions
+  configure(options: LogOptions): void
+  /**
+   * Appends a run of whole, validated batches (no CRC is checked here): stamps base offset and leader epoch
+   * into the bytes in place, takes ownership of the buffer, and resolves when durable. Batches reach the
+   * log in call order. Rejects with `disk_full` (nothing of this append stays, the log goes on),
+   * `disk_failed` (final for the directory), `record_too_large`, `closed`.
+   * Control batches that jump offsets are written with `baseOffset` already past the end.
+   */
+  append(batches: Uint8Array, options?: AppendOptions): Promise<Appended>
+  /** Reads batches from the one holding `offset`, at least one batch however large, else up to maxBytes, never past `limitOffset` (default: the durable end). Rejects with `offset_out_of_range`, `corrupt_log`. */
+  read(offset: number, maxBytes: number, limitOffset?: number): Promise<ReadResult>
+  /** First offset whose batch has a record with event time >= timestampMs (by maxTimestamp of batches), or the durable end. Callers who need the exact record scan from there. */
+  offsetForEventTime(timestampMs: number): Promise<number>
+  /** Deletes whole segments below `offset` and moves startOffset up to it (durably). */
+  truncateBefore(offset: number): Promise<void>
+  /** Cuts everything from `offset` on (replication; not below the high watermark). */
+  truncateAfter(offset: number): Promise<void>
+  /** Applies retention with the time given; returns the new start offset. Never deletes past `limitOffset`. */
+  applyRetention(hubTimeMs: number, limitOffset: number): Promise<number>
+  /** Bytes that `truncateBefore(offset)` would free. */
+  bytesBefore(offset: number): number
+  /** Called after each commit that made more of this log durable, with the new durable end; one listener. */
+  onDurable(listener: (durableEndOffset: number) => void): void
+}
+
+export interface AppendOptions {
+  /** Stamped into each batch; default 0. */
+  leaderEpoch?: number
+  /** Hub (or edge) time of the append, for retention; default: the clock's. */
+  appendTimeMs?: number
+  /** Written even into the reserve kept for gaps and session state when the disk is full. */
+  useReserve?: boolean
+}
+
+export interface DataDirOptions {
+  /** Waits this long for company before a commit starts (0: none). */
+  commitMs: number
+  /** Each of the two journal files. */
+  journalBytes: number
+  /** Kept free on disk for gaps and session state. */
+  reserveBytes: number
+  /** Memory for the newest batches of all logs together. */
+  tailCacheBytes: number
+}
+
+/**
+ * A directory of logs that commit together, held by one process. Appends made in one synchronous turn, to
+ * whatever logs, are in the same commit: after a crash all of them are there or none.
+ */
+export interface DataDir {
+  readonly path: string
+  /** Random, made once with the directory. */
+  readonly directoryId: string
+  /** Names of the logs there; `/` separates folders. */
+  logNames(): string[]
+  openLog(name: string, options: LogOptions): Promise<Log>
+  /** Opens the StateLog kept under `name`; `maxLiveBytes` refuses puts beyond it with `limit_exceeded`. */
+  openState(name: string, maxLiveBytes: number): Promise<StateLog>
+  /** Closes and removes a log with its files. */
+  deleteLog(name: string): Promise<void>
+  /**
+   * Registers a collector for the next commit: it is called once, right before that commit gathers what was
+   * appended, and may append. The edge closes its open batches there, so that what arrived during one commit
+   * shares a batch in the next.
+   */
+  collectAtNextCommit(collect: () => void): void
+  /** Resolves when everything appended before the call is durable. */
+  flush(): Promise<void>
+  /** What recovery found and did, for logs and `log verify`. */
+  readonly recovery: RecoveryReport
+  stats(): DataDirStats
+  /** Called once when an fdatasync failed: nothing is acked any more and the process must exit non-zero. */
+  onFailed(listener: (error: TributaryError) => void): void
+  /** Flushes, checkpoints, releases the lock. */
+  close(): Promise<void>
+}
+
+/** One change of a StateLog: a new value, or null to remove the key. */
+export interface StateEntry {
+  key: string
+  value: Uint8Array | null
+}
+
+/**
+ * A small map kept as a log in a data directory: local only, compacted by rewriting the live entries at the
+ * end and truncating before them. All live entries are in memory, so its users bound them.
+ */
+export interface StateLog {
+  get(key: string): Uint8Array | undefined
+  /** Live entries whose key starts with `prefix`, in key order. */
+  entries(prefix: string): [string, Uint8Array][]
+  /** Applied in memory at once, durable when it resolves; in one commit with whatever else was appended to the directory in the same synchronous turn. May use the disk reserve. */
+  put(entries: readonly StateEntry[]): Promise<void>
+  liveBytes(): number
+}
+
+export interface RecoveryReport {
+  cleanShutdown: boolean
+  /** The directory came back below the durable end it had recorded. */
+  belowDurableEnd: boolean
+  tornTails: { log: string; fromOffset: number; cutBytes: number; keptAs: string }[]
+  damage: Damage[]
+  durationMs: number
+}
+
+export interface DataDirStats {
+  commits: number
+  committedBytes: number
+  commitFailures: number
+  fdatasyncP50Ms: number
+  fdatasyncP99Ms: number
+  /** Appends waiting for their commit. */
+  pendingAppends: number
+  pendingBytes: number
+  diskFullRejections: number
+}
