@@ -1,0 +1,182 @@
+/**
+ * What endpoints may ask of the engine behind them. Endpoints know these interfaces and nothing else of the
+ * hub; `hub/engines/cluster` implements them. All failures are TributaryErrors.
+ */
+
+import type { ReadResult } from '../common/log/types.ts'
+import type { GapReason, LaneReport, LaneTip } from '../common/wire.ts'
+
+/** Settings of a topic that may be altered. */
+export interface TopicConfig {
+  /** Segments older than this in hub time are deleted; null for never. */
+  retentionMs: number | null
+  /** Per partition; null for no bound. */
+  retentionBytes: number | null
+  segmentBytes: number
+  maxRecordBytes: number
+}
+
+export interface Topic {
+  name: string
+  /** Random, 32 hexadecimal digits; a topic made again under the same name has another. */
+  topicId: string
+  partitions: number
+  internal: boolean
+  createdMs: number
+  config: TopicConfig
+}
+
+export interface CreateTopic {
+  name: string
+  /** Default: `defaultPartitions` (12). */
+  partitions?: number
+  config?: Partial<TopicConfig>
+}
+
+export interface Topics {
+  list(): Topic[]
+  /** Throws `unknown_topic`. */
+  byName(name: string): Topic
+  /** Throws `unknown_topic`; `topic_deleted` where the id was deleted. */
+  byId(topicId: string): Topic
+  /** Rejects with `topic_exists`, `invalid_argument`, `limit_exceeded`. */
+  create(request: CreateTopic): Promise<Topic>
+  /** Changes settings; `partitions` may only grow. */
+  alter(name: string, change: { partitions?: number; config?: Partial<TopicConfig> }): Promise<Topic>
+  delete(name: string): Promise<void>
+}
+
+/** Where a partition stands. */
+export interface PartitionBounds {
+  startOffset: number
+  endOffset: number
+  highWatermark: number
+  leaderEpoch: number
+  sizeBytes: number
+}
+
+export type Acks = 0 | 1 | 'all'
+
+/** Start of a run on a lane, see RunFrame. */
+export interface RunStart {
+  run: number
+  prev: { run: number; end: number } | null
+  reason: 'next' | 'first' | 'wiped' | 'fork' | 'moved'
+}
+
+/** Declared loss on a lane, see GapFrame. */
+export interface Gap {
+  run: number
+  from: number
+  to: number
+  reason: GapReason
+  firstMs: number | null
+  lastMs: number | null
+  localFrom: number
+  localTo: number
+}
+
+/** A lane of an edge's log, bound to its partition. */
+export interface LaneKey {
+  edgeId: string
+  topicId: string
+  partition: number
+  lane: number
+}
+
+export interface Logs {
+  /** Throws `unknown_topic` for a partition that is not there. */
+  bounds(topicId: string, partition: number): PartitionBounds
+  /**
+   * Appends batches of clients (validated here: CRC, counts, sizes, sequences of idempotent producers). Resolves by `acks`.
+   * A duplicate resolves with its original's offset once that is committed.
+   */
+  append(topicId: string, partition: number, batches: Uint8Array, acks: Acks): Promise<{ baseOffset: number }>
+  /** Appends batches of a lane's run. Resolves with the lane's tip when committed; rejects with `out_of_order_sequence` (`details.next`), `unknown_run`, `corrupt_batch`, `record_too_large` (`details.sequence`), `topic_deleted`, `disk_full`. */
+  appendLane(lane: LaneKey, batches: Uint8Array): Promise<LaneTip>
+  /** Admits a run; resolves when its declaration is committed. Nothing is written where the run is the tip's already. */
+  startRun(lane: LaneKey, start: RunStart): Promise<LaneTip>
+  /** Declares a gap; resolves with the tip when committed. */
+  declareGap(lane: LaneKey, gap: Gap): Promise<LaneTip>
+  tip(lane: LaneKey): LaneTip | null
+  /** Batches below the high watermark, possibly none; rejects with `offset_out_of_range` (`details.startOffset`, `.highWatermark`). */
+  read(topicId: string, partition: number, offset: number, maxBytes: number): Promise<ReadResult>
+  /** First offset whose record has event time >= timeMs, else the high watermark. */
+  offsetForTime(topicId: string, partition: number, timeMs: number): Promise<number>
+  /** Calls `listener` once when the high watermark is past `offset` or the partition goes away; cancel by calling the result. */
+  whenPast(topicId: string, partition: number, offset: number, listener: () => void): () => void
+  /** A producer id below 2^52 nobody else has. */
+  allocateProducerId(): Promise<number>
+}
+
+/** One edge as the registry knows it. */
+export interface EdgeInfo {
+  id: string
+  connected: boolean
+  address: string
+  software: string
+  session: number
+  firstSeenMs: number
+  lastSeenMs: number
+  /** Edge's wall clock minus the hub's at the last hello or report. */
+  clockOffsetMs: number
+  alarms: EdgeAlarm[]
+  report: { atMs: number; diskBytes: number; diskBudgetBytes: number; lanes: LaneReport[] } | null
+}
+
+/** `fork`: an older session number came; `clone`: two agents alternate; `hub-rollback`: the edge knows more than the hub. */
+export interface EdgeAlarm {
+  kind: 'fork' | 'clone' | 'hub-rollback'
+  atMs: number
+  message: string
+}
+
+export interface EdgeConnect {
+  id: string
+  session: number
+  address: string
+  software: string
+  nowMs: number
+  /** Called when a newer connection of this edge fences this one. */
+  fence(): void
+}
+
+export interface Fleet {
+  /** Grants a session number (durable before it resolves) and fences older connections. */
+  connect(request: EdgeConnect): Promise<{ session: number; verdict: 'ok' | 'fork' | 'hub-rollback' }>
+  /** The edge holds the number durably. Rejects with `fenced` where it is not the newest. */
+  start(edgeId: string, session: number): Promise<void>
+  disconnect(edgeId: string, session: number): void
+  report(
+    edgeId: string,
+    session: number,
+    report: NonNullable<EdgeInfo['report']>,
+    clockOffsetMs: number,
+  ): void
+  /**
+   * Finds (or, with autoCreateTopics, makes) the topic and binds (edge, topic id, lane) to a partition, committed before it resolves.
+   * Rejects with `unknown_topic`, `topic_deleted` (the id presented is gone, or the name was deleted and is not made again by an edge).
+   */
+  bindLane(request: {
+    edgeId: string
+    topic: string
+    topicId: string | null
+    lane: number
+    lanes: number
+    partitionBy: 'edge' | 'key'
+  }): Promise<{ topic: Topic; partition: number }>
+  list(): EdgeInfo[]
+  /** Forgets an edge, its bindings and tips; refused while it is connected. Rejects with `not_found`. */
+  remove(edgeId: string): Promise<void>
+}
+
+/** Everything an endpoint gets. */
+export interface Ports {
+  clusterId: string
+  nodeId: number
+  topics: Topics
+  logs: Logs
+  fleet: Fleet
+  /** Why the node can't serve now, or null when it is ready. */
+  notReadyReason(): string | null
+}
