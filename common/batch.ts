@@ -1,4 +1,4 @@
-import { assertOffset } from './assert.ts'
+import { assert } from './assert.ts'
 import { readI16, readI32, readI64OrNaN, readU32, writeI64, writeU16, writeU32 } from './bytes.ts'
 import { crc32c } from './crc32c.ts'
 import { TributaryError } from './errors.ts'
@@ -26,8 +26,8 @@ const LENGTH_OVERHEAD_BYTES = 12
 const MAGIC_AT = 16
 const CRC_AT = 17
 const ATTRIBUTES_AT = 21
-/** A record's least: six one-byte varints and the attributes. */
-const MIN_RECORD_BYTES = 7
+/** The least a record takes: six one-byte varints and the attributes. */
+export const MIN_RECORD_BYTES = 7
 
 const COMPRESSIONS = ['none', 'gzip', 'snappy', 'lz4', 'zstd'] as const
 
@@ -214,7 +214,7 @@ export function* eachBatch(bytes: Uint8Array): Generator<BatchAt, void, void> {
 
 /** Writes base offset and leader epoch into the batch at `at`, in place; both lie outside the CRC. */
 export function stampBatch(bytes: Uint8Array, at: number, baseOffset: number, leaderEpoch: number): void {
-  assertOffset(baseOffset, 'baseOffset')
+  assert(baseOffset >= 0, 'a base offset must be a safe integer >= 0')
   writeI64(bytes, at, baseOffset)
   writeU32(bytes, at + 12, leaderEpoch)
 }

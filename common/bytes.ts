@@ -79,7 +79,7 @@ export function writeU16(bytes: Uint8Array, at: number, value: number): void {
 
 /** Writes a safe integer as signed 64 bits, big-endian. */
 export function writeI64(bytes: Uint8Array, at: number, value: number): void {
-  assert(Number.isSafeInteger(value), `not a safe integer: ${value}`)
+  assert(Number.isSafeInteger(value), 'writeI64 of what is no safe integer')
   const high = Math.floor(value / TWO_32)
   writeU32(bytes, at, high)
   writeU32(bytes, at + 4, value - high * TWO_32)

@@ -1,0 +1,45 @@
+import { readHeader } from './batch.ts'
+import { buildBatch } from './batch-builder.ts'
+import { decodePlain } from './batch-records.ts'
+import { readI16, writeU16 } from './bytes.ts'
+import { TributaryError } from './errors.ts'
+
+/**
+ * Control batches: one record that speaks of the log instead of being data. As Kafka's, its key is version i16 = 0 and
+ * type i16; consumers of the Kafka protocol skip them whatever the type. Kafka's own types are 0 to 6; ours start at 1001.
+ */
+
+/** Records of this producer are missing here, and why. */
+export const CONTROL_GAP = 1001
+/** A run begins here, and what came before it. */
+export const CONTROL_RUN = 1002
+
+const CONTROL_KEY_VERSION = 0
+
+export interface ControlRecord {
+  type: number
+  /** What the type says it is; see its owner. */
+  value: Uint8Array
+}
+
+/** A control batch at offset 0, without sequence; sequences of its producer do not count it. */
+export function buildControlBatch(
+  control: ControlRecord & { producerId: number; timestampMs: number },
+): Uint8Array {
+  const key = new Uint8Array(4)
+  writeU16(key, 0, CONTROL_KEY_VERSION)
+  writeU16(key, 2, control.type)
+  const { value, timestampMs, producerId } = control
+  return buildBatch([{ key, value, headers: [], timestampMs }], { producerId, isControl: true })
+}
+
+/** What the control batch at `at` says. Throws `corrupt_batch` where it is none or has no record of a known shape. */
+export function readControl(bytes: Uint8Array, at: number): ControlRecord {
+  if (!readHeader(bytes, at).isControl) throw new TributaryError('corrupt_batch', 'this is no control batch')
+  const record = decodePlain(bytes, at)[0]
+  const key = record?.key ?? null
+  if (key === null || key.length !== 4 || readI16(key, 0) !== CONTROL_KEY_VERSION) {
+    throw new TributaryError('corrupt_batch', 'a control batch has no record with a key of version 0')
+  }
+  return { type: readI16(key, 2), value: record?.value ?? new Uint8Array(0) }
+}
