@@ -1,0 +1,61 @@
+/** A device: one MQTT client (mqtt.js) that publishes its readings in order and keeps them until they are acked. */
+
+import mqtt from 'mqtt'
+import type { Device } from './csv.ts'
+import type { Ledger } from './ledger.ts'
+
+/** Publishes of one device that may wait for their ack. */
+const WINDOW = 100
+const RECONNECT_MS = 200
+
+/** The MQTT topic of a device's readings. */
+export const topicOf = (device: string): string => `sensors/${device}`
+
+/** Payload of a reading: `n` is its place in its device's order, `sentMs` when it was published. */
+export interface Payload {
+  n: number
+  timeMs: number
+  value: number
+  sentMs: number
+}
+
+/** Publishes all of a device's readings; resolves when every one is acked (at QoS 0: written). */
+export async function publishDevice(options: {
+  device: Device
+  url: string
+  qos: 0 | 1 | 2
+  ledger: Ledger
+  /** Ends the wait for acks that never come. */
+  giveUp: AbortSignal
+}): Promise<void> {
+  const { device, ledger, qos } = options
+  const client = mqtt.connect(options.url, {
+    clientId: `demo-${device.name.replaceAll('/', '-')}`,
+    clean: false,
+    protocolVersion: 4,
+    reconnectPeriod: RECONNECT_MS,
+    queueQoSZero: true,
+  })
+  // mqtt.js reconnects by itself; a refused connection while the edge is down is expected.
+  client.on('error', () => undefined)
+  const stop = Promise.withResolvers<void>()
+  options.giveUp.addEventListener('abort', () => stop.resolve(), { once: true })
+  let waiting = 0
+  let room = Promise.withResolvers<void>()
+
+  for await (const reading of device.readings) {
+    while (waiting >= WINDOW && !options.giveUp.aborted) await Promise.race([room.promise, stop.promise])
+    if (options.giveUp.aborted) break
+    const n = ledger.published(device.name, reading.value)
+    const payload: Payload = { n, timeMs: reading.timeMs, value: reading.value, sentMs: Date.now() }
+    waiting++
+    client.publish(topicOf(device.name), JSON.stringify(payload), { qos }, error => {
+      waiting--
+      if (!error && qos > 0) ledger.acked(device.name, n)
+      room.resolve()
+      room = Promise.withResolvers()
+    })
+  }
+  while (waiting > 0 && !options.giveUp.aborted) await Promise.race([room.promise, stop.promise])
+  await client.endAsync(true)
+}

@@ -1,0 +1,287 @@
+/**
+ * `tributary demo`: hub, edge and real MQTT publishers on free ports in a temporary directory, watched by a
+ * live subscriber, and at the end the whole log read back and compared with what was acked.
+ */
+
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { stringify } from 'yaml'
+import type { ConsumedRecord, TributaryClient } from '../common/client.ts'
+import { connect } from '../common/client.ts'
+import type { Env } from '../common/env.ts'
+import type { Child } from './child.ts'
+import { createChild, freePorts } from './child.ts'
+import { csvDevices } from './csv.ts'
+import type { DemoReport, Ledger } from './ledger.ts'
+import { createLedger } from './ledger.ts'
+import type { Payload } from './publisher.ts'
+import { publishDevice, topicOf } from './publisher.ts'
+import { machineDevices } from './sensors.ts'
+import { createTable } from './table.ts'
+
+export interface DemoOptions {
+  /** The command's script, for the child processes. */
+  script: string
+  /** Stop publishing after so long; null: at the end of the CSV files, or never. */
+  seconds: number | null
+  csvDirectory: string | null
+  /** Seconds of event time a second; null as fast as it goes. */
+  speed: number | null
+  kill: boolean
+  qos: 0 | 1 | 2
+  /** Where the live table goes. */
+  out: NodeJS.WriteStream
+  signal: AbortSignal
+}
+
+const TOPIC = 'telemetry'
+const READY_TIMEOUT_MS = 20_000
+/** How long acks, the edge's backlog and the subscriber may take after the last reading. */
+const DRAIN_TIMEOUT_MS = 120_000
+const VIEW_TTY_MS = 500
+const VIEW_PLAIN_MS = 2_000
+/** Progress at which processes are killed, and how long they stay down. */
+const KILLS = [
+  { at: 0.1, names: ['edge'] },
+  { at: 0.25, names: ['hub'] },
+  { at: 0.4, names: ['hub', 'edge'] },
+  { at: 0.6, names: ['edge'] },
+  { at: 0.8, names: ['hub', 'edge'] },
+] as const
+const DOWN_MS = 500
+/** Without CSV files and --seconds, progress is measured against this. */
+const DEFAULT_KILL_SPAN_MS = 30_000
+
+/** Starts everything, runs to the end and reports. */
+export async function runDemo(options: DemoOptions, env: Env): Promise<DemoReport> {
+  const directory = await mkdtemp(join(tmpdir(), 'tributary-demo-'))
+  try {
+    return await runIn(directory, options, env)
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+interface Stage {
+  hub: Child
+  edge: Child
+  kills: Map<string, number>
+  hubUrl: string
+  mqttUrl: string
+  edgeUrl: string
+}
+
+async function runIn(directory: string, options: DemoOptions, env: Env): Promise<DemoReport> {
+  const stage = await createStage(directory, options.script)
+  const client = connect({ hub: stage.hubUrl, env })
+  const live = new AbortController()
+  const publishing = new AbortController()
+  const giveUp = new AbortController()
+  const ledger = createLedger()
+  const stopPublishing = (): void => publishing.abort()
+  options.signal.addEventListener('abort', stopPublishing, { once: true })
+  const secondsTimer =
+    options.seconds === null ? undefined : setTimeout(stopPublishing, options.seconds * 1000)
+  try {
+    await stage.hub.start()
+    await stage.edge.start()
+    await client.topics.create({ name: TOPIC })
+    const devices =
+      options.csvDirectory === null
+        ? await machineDevices(publishing.signal)
+        : await csvDevices(options.csvDirectory, options.speed, publishing.signal)
+    const watching = watchLive(client, ledger, env, live.signal)
+    const stopView = startView(stage, ledger, options.out)
+    const total = options.csvDirectory === null ? null : await countReadings(options.csvDirectory)
+    const killing = options.kill ? killInRun(stage, ledger, total, options.seconds, publishing.signal) : null
+    const publishers = Promise.all(
+      devices.map(device =>
+        publishDevice({ device, url: stage.mqttUrl, qos: options.qos, ledger, giveUp: giveUp.signal }),
+      ),
+    )
+    const finished = publishers.then(() => publishing.abort())
+    await Promise.race([finished, aborted(publishing.signal)])
+    const drainTimer = setTimeout(() => giveUp.abort(), DRAIN_TIMEOUT_MS)
+    await killing
+    await finished
+    await drained(stage.edgeUrl, giveUp.signal)
+    await readBack(client, ledger)
+    await until(() => ledger.deliveredCount() >= ledger.report().stored, giveUp.signal)
+    clearTimeout(drainTimer)
+    stopView()
+    live.abort()
+    await watching
+    return ledger.report()
+  } finally {
+    clearTimeout(secondsTimer)
+    live.abort()
+    giveUp.abort()
+    await client.close()
+    await stage.edge.stop(10_000)
+    await stage.hub.stop(10_000)
+  }
+}
+
+async function createStage(directory: string, script: string): Promise<Stage> {
+  const [hubPort = 0, mqttPort = 0, edgePort = 0] = await freePorts(3)
+  const hubUrl = `http://127.0.0.1:${hubPort}`
+  const edgeUrl = `http://127.0.0.1:${edgePort}`
+  const configFile = join(directory, 'edge.yaml')
+  const rule = { match: topicOf('#'), topic: TOPIC, eventTime: { path: '$.timeMs', unit: 'ms' } }
+  await writeFile(
+    configFile,
+    stringify({ edge: { rules: [rule], uplink: { backoffMin: '200ms', backoffMax: '1s' } } }),
+  )
+  const hub = createChild({
+    name: 'hub',
+    script,
+    args: ['hub', '--data', join(directory, 'hub'), '--http', `127.0.0.1:${hubPort}`, '--log-level', 'warn'],
+    readyUrl: `${hubUrl}/readyz`,
+    readyTimeoutMs: READY_TIMEOUT_MS,
+  })
+  const listen = ['--mqtt', `127.0.0.1:${mqttPort}`, '--http', `127.0.0.1:${edgePort}`]
+  const edge = createChild({
+    name: 'edge',
+    script,
+    args: [
+      'edge',
+      '--config',
+      configFile,
+      '--data',
+      join(directory, 'edge'),
+      '--hub',
+      hubUrl,
+      ...listen,
+      '--log-level',
+      'warn',
+    ],
+    readyUrl: `${edgeUrl}/healthz`,
+    readyTimeoutMs: READY_TIMEOUT_MS,
+  })
+  return { hub, edge, kills: new Map(), hubUrl, edgeUrl, mqttUrl: `mqtt://127.0.0.1:${mqttPort}` }
+}
+
+/** The device and payload of one of our records. */
+function parse(record: ConsumedRecord): { device: string; payload: Payload } {
+  const key = Buffer.from(record.key ?? []).toString()
+  const payload: Payload = JSON.parse(Buffer.from(record.value ?? []).toString())
+  return { device: key.slice(key.indexOf('/sensors/') + '/sensors/'.length), payload }
+}
+
+async function watchLive(
+  client: TributaryClient,
+  ledger: Ledger,
+  env: Env,
+  signal: AbortSignal,
+): Promise<void> {
+  for await (const record of client.consume(TOPIC, { from: 'earliest', follow: true, signal })) {
+    const { device, payload } = parse(record)
+    ledger.delivered(device, payload.n, env.clock.nowMs() - payload.sentMs, env.rng.float())
+  }
+}
+
+async function readBack(client: TributaryClient, ledger: Ledger): Promise<void> {
+  for await (const record of client.consume(TOPIC, { from: 'earliest', follow: false })) {
+    const { device, payload } = parse(record)
+    ledger.stored(device, payload.n)
+  }
+}
+
+async function countReadings(directory: string): Promise<number> {
+  let total = 0
+  for (const device of await csvDevices(directory, null, new AbortController().signal)) {
+    for await (const _ of device.readings) total++
+  }
+  return total
+}
+
+/** Kills hub and edge at the places of KILLS and starts them again. */
+async function killInRun(
+  stage: Stage,
+  ledger: Ledger,
+  total: number | null,
+  seconds: number | null,
+  signal: AbortSignal,
+): Promise<void> {
+  const startedMs = performance.now()
+  const spanMs = seconds === null ? DEFAULT_KILL_SPAN_MS : seconds * 1000
+  const progress = (): number =>
+    Math.max(
+      total === null ? 0 : ledger.ackedCount() / total,
+      total === null || seconds !== null ? (performance.now() - startedMs) / spanMs : 0,
+    )
+  for (const kill of KILLS) {
+    await until(() => progress() >= kill.at, signal)
+    if (signal.aborted) return
+    const children = [stage.hub, stage.edge].filter(child => kill.names.some(name => name === child.name))
+    await Promise.all(children.map(child => child.kill()))
+    for (const child of children) stage.kills.set(child.name, (stage.kills.get(child.name) ?? 0) + 1)
+    await sleep(DOWN_MS)
+    await Promise.all(children.map(child => child.start()))
+  }
+}
+
+/** What the edge's /status says of its backlog; null while it does not answer. */
+async function edgeLag(edgeUrl: string): Promise<number | null> {
+  try {
+    const response = await fetch(`${edgeUrl}/status`, { signal: AbortSignal.timeout(1_000) })
+    const status: unknown = await response.json()
+    if (typeof status !== 'object' || status === null || !('lagRecords' in status)) return null
+    return typeof status.lagRecords === 'number' ? status.lagRecords : null
+  } catch {
+    return null
+  }
+}
+
+/** Resolves when the hub has committed all that the edge took, or at `signal`. */
+async function drained(edgeUrl: string, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted && (await edgeLag(edgeUrl)) !== 0) await sleep(50)
+}
+
+async function until(condition: () => boolean, signal: AbortSignal): Promise<void> {
+  while (!condition() && !signal.aborted) await sleep(20)
+}
+
+const aborted = (signal: AbortSignal): Promise<void> =>
+  new Promise(resolve => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+
+function startView(stage: Stage, ledger: Ledger, out: NodeJS.WriteStream): () => void {
+  const draw = createTable(out)
+  const everyMs = out.isTTY ? VIEW_TTY_MS : VIEW_PLAIN_MS
+  const startedMs = performance.now()
+  let before = { deliveredMs: startedMs, delivered: 0 }
+  let drawing = Promise.resolve()
+  const show = async (): Promise<void> => {
+    const lagRecords = await edgeLag(stage.edgeUrl)
+    const nowMs = performance.now()
+    const delivered = ledger.deliveredCount()
+    const readingsPerSecond = Math.round(
+      ((delivered - before.delivered) * 1000) / Math.max(1, nowMs - before.deliveredMs),
+    )
+    before = { deliveredMs: nowMs, delivered }
+    draw({
+      elapsedMs: nowMs - startedMs,
+      published: ledger.publishedCount(),
+      acked: ledger.ackedCount(),
+      delivered,
+      readingsPerSecond,
+      lagRecords,
+      latencyMs: ledger.latency(),
+      lastValues: ledger.lastValues(),
+      processes: [stage.hub, stage.edge].map(child => ({
+        name: child.name,
+        up: child.pid() !== undefined,
+        kills: stage.kills.get(child.name) ?? 0,
+      })),
+    })
+  }
+  const timer = setInterval(() => {
+    drawing = drawing.then(show)
+  }, everyMs)
+  return () => clearInterval(timer)
+}
