@@ -34,6 +34,25 @@ export const CLOSE = {
   failed: 4004,
 } as const
 
+/**
+ * Bounds of what a frame may hold; a frame over one is a `protocol_error`. Beyond these, `welcome.maxFrameBytes` bounds
+ * a message, maps and arrays nest at most 8 deep and a frame holds at most 262,144 values (cbor.ts).
+ */
+export const WIRE_LIMITS = {
+  /** No frame is larger, whatever `maxFrameBytes` a hub is set to. */
+  maxFrameBytes: 67_108_864,
+  /** Of `hello`, which comes from peers not yet known. */
+  maxHelloBytes: 16_384,
+  /** Topic names, as in Kafka. */
+  maxTopicBytes: 249,
+  maxEdgeIdBytes: 255,
+  /** Error messages; longer ones are cut by the sender. */
+  maxMessageBytes: 4_096,
+  maxLanes: 1_024,
+  maxReportLanes: 4_096,
+  maxPartitions: 32_768,
+} as const
+
 // ---------------------------------------------------------------------------------------------- handshake
 
 /** First frame of a dialler. */
