@@ -1,0 +1,130 @@
+import { z } from 'zod'
+import type { CborInput, CborValue } from '../../common/cbor.ts'
+import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
+import { messageOf, TributaryError } from '../../common/errors.ts'
+
+/**
+ * What the controller's image is made of. A record says what became so, never what was asked for, so that replaying
+ * needs no rules. In the metadata log each is the value of one log record: a CBOR map whose `type` names its shape and
+ * `v` the version of that shape. What a newer node wrote stops an older one, since an image with holes would be
+ * acted upon.
+ */
+
+/** Format of the records as a whole; the `cluster` record carries it. */
+export const METADATA_FORMAT = 1
+/** Version of every shape below; a field added to one gives it the next. */
+const RECORD_VERSION = 1
+
+const count = z.int().min(0)
+const nullableCount = count.nullable()
+const id = z.string().min(1)
+
+const topicConfig = z.object({
+  retentionMs: nullableCount,
+  retentionBytes: nullableCount,
+  segmentBytes: count,
+  maxRecordBytes: count,
+})
+
+const alarm = z.object({
+  kind: z.enum(['fork', 'clone', 'hub-rollback']),
+  atMs: z.int(),
+  message: z.string(),
+})
+
+/** See sessions.ts. */
+const session = z.object({ confirmed: count, grantedFrom: count, newest: count })
+
+const recordSchema = z.discriminatedUnion('type', [
+  /** First record of a cluster. */
+  z.object({ type: z.literal('cluster'), clusterId: id, format: z.int(), atMs: z.int() }),
+  z.object({
+    type: z.literal('topic_created'),
+    topicId: id,
+    name: id,
+    partitions: z.int().min(1),
+    internal: z.boolean(),
+    config: topicConfig,
+    atMs: z.int(),
+  }),
+  /** All settings as they are from now on. */
+  z.object({
+    type: z.literal('topic_altered'),
+    topicId: id,
+    partitions: z.int().min(1),
+    config: topicConfig,
+  }),
+  z.object({ type: z.literal('topic_deleted'), topicId: id, name: id, atMs: z.int() }),
+  z.object({ type: z.literal('edge_registered'), edgeId: id, atMs: z.int() }),
+  /** `session` is the state after the grant; `fork` remembers the last fork, to tell a clone by. */
+  z.object({
+    type: z.literal('session_granted'),
+    edgeId: id,
+    session,
+    fork: z.object({ presented: count, atMs: z.int() }).nullable(),
+    alarm: alarm.nullable(),
+    address: z.string(),
+    software: z.string(),
+    atMs: z.int(),
+  }),
+  z.object({ type: z.literal('session_confirmed'), edgeId: id, session }),
+  z.object({ type: z.literal('edge_removed'), edgeId: id }),
+  z.object({ type: z.literal('lane_bound'), edgeId: id, topicId: id, lane: count, partition: count }),
+  /** Producer ids below `next` are given out. */
+  z.object({ type: z.literal('producer_ids'), next: count }),
+])
+
+/** One change of the image. */
+export type MetadataRecord = z.infer<typeof recordSchema>
+export type MetadataRecordOf<Type extends MetadataRecord['type']> = Extract<MetadataRecord, { type: Type }>
+
+const KNOWN_TYPES: ReadonlySet<string> = new Set(recordSchema.options.map(option => option.shape.type.value))
+
+/** The CBOR of a record. */
+export function encodeRecord(record: MetadataRecord): Uint8Array {
+  const fields: Record<string, CborInput> = { ...record }
+  return encodeCbor({ v: RECORD_VERSION, ...fields })
+}
+
+/**
+ * The record of some CBOR. Throws `directory_newer_format` where a newer version wrote it, `corrupt_log` where it makes
+ * no sense.
+ */
+export function decodeRecord(bytes: Uint8Array): MetadataRecord {
+  const plain = readPlain(bytes)
+  const { type, v } = plain
+  if (typeof type !== 'string' || typeof v !== 'number') {
+    throw new TributaryError('corrupt_log', 'a metadata record has no type or version; restore the directory')
+  }
+  if (!KNOWN_TYPES.has(type) || v > RECORD_VERSION) {
+    throw new TributaryError(
+      'directory_newer_format',
+      `the metadata holds a record "${type}" version ${v}, which this version does not know: run the newer version that wrote it`,
+      { details: { type, version: v } },
+    )
+  }
+  const parsed = recordSchema.safeParse(plain)
+  if (parsed.success) return parsed.data
+  const issue = parsed.error.issues[0]
+  throw new TributaryError(
+    'corrupt_log',
+    `metadata record "${type}" is malformed at ${issue?.path.join('.') ?? 'its start'}: ${issue?.message ?? 'unknown'}`,
+  )
+}
+
+function readPlain(bytes: Uint8Array): Record<string, unknown> {
+  try {
+    const value = decodeCbor(bytes)
+    return value instanceof Map ? toObject(value) : {}
+  } catch (cause) {
+    throw new TributaryError('corrupt_log', `a metadata record is no CBOR map: ${messageOf(cause)}`, {
+      cause,
+    })
+  }
+}
+
+function toObject(map: Map<string, CborValue>): Record<string, unknown> {
+  const plain: Record<string, unknown> = {}
+  for (const [key, value] of map) plain[key] = value instanceof Map ? toObject(value) : value
+  return plain
+}
