@@ -148,7 +148,8 @@ export class BatchBuilder {
     const count = this.#recordCount
     if (count === 0) this.#baseTimestampMs = timestampMs
     const timestampDelta = timestampMs - this.#baseTimestampMs
-    assert(Number.isSafeInteger(timestampDelta), 'a record time must be in whole milliseconds')
+    const isTime = Number.isSafeInteger(timestampMs) && Number.isSafeInteger(timestampDelta)
+    assert(isTime, 'a record time must be in whole milliseconds')
     const headersSize = encodedHeaders.length + moreHeaders.length
     const bodyBytes =
       1 +

@@ -158,7 +158,6 @@ export class ByteReader {
     let byte = this.byte()
     let zigzag = byte & 0x7f
     for (let shift = 7; byte >= 0x80; shift += 7) {
-      if (shift > 28) this.fail('a varint has more than 5 bytes')
       byte = this.byte()
       if (shift === 28 && byte > 0x0f) this.fail('a varint is beyond 32 bits')
       zigzag |= (byte & 0x7f) << shift
