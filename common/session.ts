@@ -1,3 +1,4 @@
+import { AssertionFailure } from './assert.ts'
 import type { Clock, Link, LinkClosed, Timer } from './env.ts'
 import type { ErrorCode } from './errors.ts'
 import { messageOf, TributaryError } from './errors.ts'
@@ -115,7 +116,8 @@ export interface AcceptOptions<E extends 'edge' | 'client'> extends ChannelHandl
   heartbeatMs?: number
   deadMs?: number
   maxFrameBytes?: number
-  /** The dialler's hello and the protocol in force. Answer by `welcome`, at once or later; frames that come before are an error. */
+  helloTimeoutMs?: number
+  /** The dialler's hello, of a version that we speak. Answer by `welcome`, at once or later; frames that come before are an error. */
   hello(hello: HelloFrame): void
 }
 
@@ -153,7 +155,7 @@ export function acceptChannel<E extends 'edge' | 'client'>(
     drain: options.drain,
     closed: options.closed,
   })
-  core.expectWithin(HANDSHAKE_TIMEOUT_MS, 'no hello came')
+  core.expectWithin(options.helloTimeoutMs ?? HANDSHAKE_TIMEOUT_MS, 'no hello came')
 
   return {
     ...core.channel,
@@ -397,8 +399,12 @@ function closeError(closed: LinkClosed): TributaryError | null {
   }
 }
 
-/** Anything thrown as a TributaryError, to tell a peer: failures without a code of ours are `not_available`, to be tried again. */
+/**
+ * Anything thrown as a TributaryError, to tell a peer: failures without a code of ours are `not_available`, to be tried again.
+ * A broken invariant is thrown on, to end the process.
+ */
 export function toTributaryError(error: unknown): TributaryError {
   if (error instanceof TributaryError) return error
+  if (error instanceof AssertionFailure) throw error
   return new TributaryError('not_available', messageOf(error), { cause: error })
 }

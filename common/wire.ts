@@ -10,8 +10,9 @@
  * for one, comes as `Authorization: Bearer` (refused with HTTP 401 before the upgrade).
  *
  * Versions: the dialler's `hello` names the lowest and highest protocol it speaks; `welcome` names the one in
- * force, or `error` `unsupported_version` says which the hub speaks. Either side sends `ping` after
- * `heartbeatMs` of silence and gives the connection up after `deadMs` without any frame.
+ * force, or `error` `unsupported_version` says which the hub speaks. Nothing else is sent before `welcome` came. Either
+ * side sends `ping` when it has sent nothing for `heartbeatMs`, answers a ping with `pong`, and gives the connection up
+ * when it has received nothing for `deadMs` (less the time it did not read).
  */
 
 import type { ErrorCode } from './errors.ts'
@@ -204,14 +205,20 @@ export interface GapFrame {
   localTo: number
 }
 
-/** Edge: whole batches of one run, contiguous in sequence, in order, pipelined. */
+/**
+ * Edge: whole batches of one run, contiguous in sequence, in order, pipelined: appends need not wait for acks, on this log or
+ * others. Frames of one log take effect in the order sent. A hub that has taken as much as it wants stops reading.
+ */
 export interface AppendFrame {
   t: 'append'
   log: number
   batches: Uint8Array
 }
 
-/** Hub: cumulative; sent when `next` or `committed` moved, not per append. */
+/**
+ * Hub: cumulative; sent when `next` or `committed` moved, not per append, and for a duplicate once its original is committed.
+ * `next` is one past the last record of `run` in the log, `committed` one past the last durable one.
+ */
 export interface AckFrame extends LaneTip {
   t: 'ack'
   log: number
@@ -221,6 +228,12 @@ export interface AckFrame extends LaneTip {
  * Hub: an `open`, `run`, `gap` or `append` on `log` failed and nothing after it on this log was applied.
  * `next` with `out_of_order_sequence`: rewind to it (a batch that straddles it must be cut again). Codes that are not
  * retriable concern the record at `sequence` (`record_too_large`) or the whole lane (`topic_deleted`, `unknown_topic`).
+ *
+ * From here the log is *blocked*: what was pipelined behind the failure is dropped without a word, so one failure is one
+ * `refused`. With `run` and `next` (both or none), the log is unblocked by an `append` of `run` whose first sequence is
+ * `next`, by a `gap` of `run` with from <= next <= to, or by a `run` whose `prev` is exactly { run, end: next }. A second
+ * failure then is a second `refused`. Without them (the hub holds nothing of the lane, or it could not be opened) only an
+ * `open` helps. An `open` always unblocks and starts the log anew under its handle.
  */
 export interface RefusedFrame {
   t: 'refused'
@@ -232,7 +245,10 @@ export interface RefusedFrame {
   sequence?: number
 }
 
-/** Hub: send no appends for so long. */
+/**
+ * Hub: send no appends for so long, on any log. Comes with a `refused` whose code is retriable (`not_available`, `disk_full`):
+ * send the same again from its `next` afterwards; nothing is lost.
+ */
 export interface ThrottleFrame {
   t: 'throttle'
   delayMs: number
