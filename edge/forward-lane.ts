@@ -1,0 +1,214 @@
+import { must } from '../common/assert.ts'
+import type { LaneTip, RunFrame } from '../common/wire.ts'
+import type { ForwarderState, LaneState } from './forward-state.ts'
+import { dropQueue, MAX_INFLIGHT_FRAMES } from './forward-state.ts'
+import type { LedgerChange, Output } from './forward-types.ts'
+import { gapAt, gapFrame, nextGapFrom, skipGaps } from './gaps.ts'
+import type { Run } from './runs.ts'
+import { findRun, runAt, runFrom } from './runs.ts'
+
+/** One lane of the forwarder: where it resumes, and what it sends next. Pure. */
+
+/** What a gap frame counts for in the window. */
+const GAP_FRAME_BYTES = 128
+
+/** Asks the shell to store a change; the lane waits for it and then goes on as `after` says. */
+export function changeLane(
+  lane: LaneState,
+  change: LedgerChange,
+  after: LaneState['after'],
+  out: Output[],
+): void {
+  lane.phase = 'changing'
+  lane.after = after
+  out.push({ t: 'change', lane: lane.key, change })
+}
+
+/** The lane was opened: binds it to its topic, or goes on where the hub's tip says. */
+export function bindLane(state: ForwarderState, lane: LaneState, out: Output[]): void {
+  const { ledger } = lane
+  const { topicId } = must(lane.opened, 'a lane is bound by an answer to open')
+  if (ledger.topicId === null) {
+    changeLane(lane, { kind: 'bind', topicId }, 'resume', out)
+  } else if (ledger.topicId !== topicId) {
+    // Sent data is still there for keepAckedMs: another topic gets all of it, and a note that runs begin anew.
+    const from = Math.min(ledger.startOffset, ledger.committed)
+    const message = `${ledger.topic} is another topic than before: lane ${ledger.lane} starts at its log's start`
+    out.push({ t: 'alarm', alarm: { kind: 'moved', message, lane: lane.key } })
+    changeLane(lane, { kind: 'recut', from, reason: 'moved', topicId }, 'resume', out)
+  } else resumeLane(state, lane, out)
+}
+
+/** Finds the offset to go on at from the hub's tip, see "Resume" and "A hub that went back" in the design. */
+export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]): void {
+  const { ledger } = lane
+  const { tip } = must(lane.opened, 'a lane resumes by an answer to open')
+  lane.run = tip?.run ?? 0
+  lane.sentRun = lane.run
+  lane.forcedBreak = 0
+  const place = tip === null ? fromNothing(lane) : fromTip(lane, tip)
+  if (place === 'fork') {
+    const run = findRun(ledger.runs, lane.run)
+    const from = run?.end ?? ledger.committed
+    const message = `the hub holds more of run ${lane.run} than this edge: lane ${lane.key} forks`
+    out.push({ t: 'alarm', alarm: { kind: 'fork', message, lane: lane.key } })
+    changeLane(lane, { kind: 'recut', from, reason: 'fork' }, 'resume', out)
+    return
+  }
+  lane.next = place
+  if (place < ledger.committed) {
+    const message = `the hub lost what it had committed of ${lane.key} from offset ${place}: sending again what is kept`
+    out.push({ t: 'alarm', alarm: { kind: 'hub-rollback', message, lane: lane.key } })
+    out.push({ t: 'committed', lane: lane.key, offset: place })
+  } else if (tip !== null) noteTip(lane, tip, out)
+  lane.phase = 'ready'
+  state.active.add(lane)
+}
+
+/** The hub has nothing of this lane: from the first record it could be told of. */
+function fromNothing(lane: LaneState): number {
+  const { runs, committed } = lane.ledger
+  const oldest = runs[0]
+  if (oldest === undefined) return committed
+  lane.forcedBreak = oldest.run
+  return oldest.start
+}
+
+function fromTip(lane: LaneState, tip: LaneTip): number | 'fork' {
+  const { ledger } = lane
+  const { runs, committed } = ledger
+  const run = findRun(runs, tip.run)
+  if (run === undefined) {
+    const pending = runAt(runs, committed) ?? runFrom(runs, committed)
+    if (pending === undefined) return committed
+    if (pending.prev === null && pending.start >= committed) return pending.start
+    const oldest = must(runs[0], 'there is a pending run')
+    lane.forcedBreak = oldest.run
+    return oldest.start
+  }
+  const end = run.end ?? ledger.durableEnd
+  const place = run.start + tip.next
+  if (place <= end) return place
+  const following = runFrom(runs, end)
+  const breaks = following === undefined ? ledger.breakReason !== null : following.prev === null
+  return run.end !== null && breaks ? end : 'fork'
+}
+
+/** Takes an ack or tip: what the hub committed need not be kept. */
+export function noteTip(lane: LaneState, tip: LaneTip, out: Output[]): number {
+  const { ledger } = lane
+  const run = findRun(ledger.runs, tip.run)
+  // A run of which nothing is committed says nothing about the end of the one before it.
+  if (run === undefined || tip.committed === 0) return ledger.committed
+  const offset = Math.min(run.start + tip.committed, run.end ?? ledger.durableEnd)
+  if (offset > ledger.committed) out.push({ t: 'committed', lane: lane.key, offset })
+  return offset
+}
+
+/** Whether the lane could plan or send something now or once acks come. */
+export function hasWork(lane: LaneState): boolean {
+  return lane.queue.length > 0 || lane.next < lane.ledger.sendableEnd
+}
+
+/** Plans gap and run frames up to the next read, which it asks for; stops at a change or when nothing is left. */
+export function planLane(state: ForwarderState, lane: LaneState, out: Output[]): void {
+  const { ledger } = lane
+  while (lane.phase === 'ready' && lane.reading === null && lane.next < ledger.sendableEnd) {
+    if (lane.queue.length + lane.inflight.length >= MAX_INFLIGHT_FRAMES) return
+    const run = runAt(ledger.runs, lane.next)
+    if (run === undefined) {
+      const following = runFrom(ledger.runs, lane.next)
+      lane.next = Math.min(following?.start ?? ledger.sendableEnd, ledger.sendableEnd)
+    } else if (gapAt(ledger.gaps, lane.next) !== undefined) planGap(lane, run)
+    else if (lane.next < ledger.startOffset) {
+      const to = Math.min(
+        ledger.startOffset,
+        nextGapFrom(ledger.gaps, lane.next),
+        run.end ?? Number.POSITIVE_INFINITY,
+      )
+      changeLane(lane, { kind: 'lose', from: lane.next, to, reason: 'hub-rollback' }, 'plan', out)
+    } else planRead(state, lane, run, out)
+  }
+}
+
+function planGap(lane: LaneState, run: Run): void {
+  const { ledger, next, log } = lane
+  const gap = must(gapAt(ledger.gaps, next), 'a gap is planned where one is')
+  const to = Math.min(gap.to, run.end ?? gap.to)
+  announce(lane, run)
+  lane.queue.push({ kind: 'gap', frame: gapFrame(log, run, gap, next, to), to })
+  lane.next = to
+}
+
+function planRead(state: ForwarderState, lane: LaneState, run: Run, out: Output[]): void {
+  const { ledger, next, log, key, maxBatchBytes } = lane
+  announce(lane, run)
+  const limit = Math.min(ledger.sendableEnd, nextGapFrom(ledger.gaps, next), run.end ?? ledger.sendableEnd)
+  const ticket = state.nextTicket++
+  const item = { kind: 'append' as const, ticket, from: next, to: limit, bytes: null }
+  lane.queue.push(item)
+  lane.reading = ticket
+  state.tickets.set(ticket, { lane, item })
+  out.push({
+    t: 'read',
+    ticket,
+    lane: key,
+    log,
+    run: run.run,
+    runStart: run.start,
+    from: next,
+    limit,
+    maxBytes: maxBatchBytes,
+  })
+}
+
+/** Queues the run's announcement unless the hub knows that it is the current one. */
+function announce(lane: LaneState, run: Run): void {
+  if (lane.run === run.run) return
+  const isForced = lane.forcedBreak === run.run
+  const prev = isForced ? null : run.prev
+  lane.run = run.run
+  lane.queue.push({
+    kind: 'run',
+    frame: { t: 'run', log: lane.log, run: run.run, prev, reason: announcedReason(lane, run, isForced) },
+  })
+}
+
+function announcedReason(lane: LaneState, run: Run, isForced: boolean): RunFrame['reason'] {
+  const hubHasTip = (lane.opened?.tip ?? null) !== null
+  if (isForced) return hubHasTip || run.prev !== null ? 'wiped' : run.reason
+  return run.reason === 'first' && hubHasTip ? 'wiped' : run.reason
+}
+
+/** Forgets what is planned and not sent, to plan it again: the ledger changed underneath. */
+export function replan(state: ForwarderState, lane: LaneState, out: Output[]): void {
+  for (const item of lane.queue) {
+    if (item.kind === 'run') continue
+    lane.next = item.kind === 'gap' ? item.frame.localFrom : item.from
+    break
+  }
+  dropQueue(state, lane, out)
+  lane.run = lane.sentRun
+}
+
+/** What a gap or append costs in the window. */
+export function itemBytes(item: LaneState['queue'][number]): number {
+  if (item.kind === 'append') return item.bytes ?? 0
+  return item.kind === 'gap' ? GAP_FRAME_BYTES : 0
+}
+
+/** Sends the next pending records to `_dead`; true where none are left and the lane may be opened again. */
+export function buryMore(lane: LaneState, out: Output[]): boolean {
+  const { ledger } = lane
+  const why = must(lane.burying, 'a burial has a reason')
+  const from = skipGaps(ledger.gaps, ledger.committed)
+  if (from < ledger.sendableEnd) {
+    changeLane(lane, { kind: 'bury', from, to: ledger.sendableEnd, why }, 'bury', out)
+    return false
+  }
+  lane.burying = null
+  if (ledger.topicId === null) return true
+  const { committed } = ledger
+  changeLane(lane, { kind: 'recut', from: committed, reason: 'moved', topicId: null }, 'reopen', out)
+  return false
+}
