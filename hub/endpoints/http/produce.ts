@@ -1,0 +1,246 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { BatchBuilder } from '../../../common/batch-builder.ts'
+import { concat } from '../../../common/bytes.ts'
+import { ERROR_CODES, isTributaryError, TributaryError } from '../../../common/errors.ts'
+import { KIB, MIB } from '../../../common/limits.ts'
+import { partitionForKey } from '../../../common/murmur2.ts'
+import type { RecordRequest } from '../../../common/record-json.ts'
+import { recordFromJson } from '../../../common/record-json.ts'
+import type { Logs, Topic } from '../../ports.ts'
+import type { HttpContext } from './context.ts'
+import { nameParam, partitionParam, readQuery, refusePartition } from './query.ts'
+
+/**
+ * Producing over REST.
+ *
+ *   POST /v1/topics/:name/records[?partition=N]
+ *   application/json: {"records":[{key?,value,headers?,timestamp?,partition?}]}, see common/record-json.ts
+ *   text/plain: one record a line, the line is the value
+ *   -> {"topic","records":3,"ranges":[{"first":0,"count":3,"partition":4,"offset":17}]} when all are committed:
+ *      record `first + i` of the request stands at `offset + i`.
+ *
+ * A record goes to its own partition, else `partition=`, else its key's (murmur2, as Kafka clients do), else all such records
+ * of the request go to one partition, another one each time. Everything is checked before anything is appended. Where a
+ * partition fails after that, the error's `details.written` has the ranges that are in the log. A request that is sent again is
+ * appended again: exactly-once needs a producer id, which the SDK has.
+ */
+
+/** Records of one request that stand one after another in one partition. */
+export interface ProducedRange {
+  first: number
+  count: number
+  partition: number
+  offset: number
+}
+
+/** Many small requests of a record each cost more than these; a larger one is split by its sender. */
+export const MAX_RECORDS_PER_REQUEST = 100_000
+/** Batches are built up to this size, unless the topic's largest record is smaller still. */
+const TARGET_BATCH_BYTES = 256 * KIB
+/** Batches appended in one call. */
+const APPEND_BYTES = 4 * MIB
+
+export function registerProduce(app: FastifyInstance, context: HttpContext): void {
+  let rotation = 0
+
+  app.post(
+    '/v1/topics/:name/records',
+    {
+      bodyLimit: context.limits.maxBodyBytes,
+      onRequest: async (request, reply) => {
+        const bytes = bodyBytes(request, context.limits.maxBodyBytes)
+        context.budget.take(bytes)
+        reply.raw.once('close', () => context.budget.give(bytes))
+      },
+    },
+    async request => {
+      const topic = context.ports.topics.byName(nameParam(request))
+      const partition = partitionParam(readQuery(request, ['partition']), topic)
+      const records = recordsOf(request.body, context.clock.nowMs())
+      const sticky = partition ?? rotation++ % topic.partitions
+      const lanes = buildLanes(topic, records, record => choosePartition(record, topic, partition, sticky))
+      const { written, failure } = await appendLanes(context.ports.logs, topic, lanes, records.length)
+      if (failure !== null) throw partlyWritten(failure, written)
+      return { topic: topic.name, records: records.length, ranges: written }
+    },
+  )
+}
+
+function bodyBytes(request: FastifyRequest, maxBodyBytes: number): number {
+  const length = Number(request.headers['content-length'] ?? maxBodyBytes)
+  return Number.isSafeInteger(length) ? Math.min(length, maxBodyBytes) : maxBodyBytes
+}
+
+/** The records of a body as the content-type parsers gave it: bytes for text, else JSON. */
+function recordsOf(body: unknown, nowMs: number): RecordRequest[] {
+  const records = body instanceof Uint8Array ? linesOf(body, nowMs) : jsonRecords(body, nowMs)
+  if (records.length > 0 && records.length <= MAX_RECORDS_PER_REQUEST) return records
+  throw new TributaryError(
+    'invalid_argument',
+    `the request has ${records.length} records; it must have 1 to ${MAX_RECORDS_PER_REQUEST}`,
+  )
+}
+
+function jsonRecords(body: unknown, nowMs: number): RecordRequest[] {
+  const records = typeof body === 'object' && body !== null && 'records' in body ? body.records : undefined
+  if (!Array.isArray(records)) {
+    throw new TributaryError(
+      'invalid_argument',
+      'the body must be {"records":[{"key"?,"value","headers"?,"timestamp"?,"partition"?}]}, or text/plain lines',
+      { details: { field: 'records' } },
+    )
+  }
+  return records.map((raw, index) => recordFromJson(raw, `records[${index}]`, nowMs))
+}
+
+const LINE_FEED = 10
+const CARRIAGE_RETURN = 13
+
+/** Lines end in LF or CRLF, the last one may end in neither. An empty line is an empty value. */
+function linesOf(body: Uint8Array, nowMs: number): RecordRequest[] {
+  const records: RecordRequest[] = []
+  for (let start = 0; start < body.length; ) {
+    const found = body.indexOf(LINE_FEED, start)
+    const lineEnd = found === -1 ? body.length : found
+    const end = found > start && body[found - 1] === CARRIAGE_RETURN ? found - 1 : lineEnd
+    const value = body.subarray(start, end)
+    records.push({ key: null, value, headers: [], timestampMs: nowMs, partition: null })
+    start = lineEnd + 1
+  }
+  return records
+}
+
+function choosePartition(record: RecordRequest, topic: Topic, wanted: number | null, sticky: number): number {
+  if (record.partition !== null) {
+    if (record.partition >= topic.partitions) refusePartition(record.partition, topic)
+    return record.partition
+  }
+  if (wanted !== null || record.key === null) return sticky
+  return partitionForKey(record.key, topic.partitions)
+}
+
+/** What goes to one partition, in chunks of whole batches. */
+interface Lane {
+  partition: number
+  /** Indices of the records in the request. */
+  indices: number[]
+  chunks: { batches: Uint8Array[]; sizeBytes: number; count: number }[]
+}
+
+function buildLanes(
+  topic: Topic,
+  records: readonly RecordRequest[],
+  partitionOf: (record: RecordRequest) => number,
+): Lane[] {
+  const byPartition = new Map<number, Lane>()
+  records.forEach((record, index) => {
+    const partition = partitionOf(record)
+    const lane = byPartition.get(partition) ?? { partition, indices: [], chunks: [] }
+    byPartition.set(partition, lane)
+    lane.indices.push(index)
+  })
+  // One after another, so that only one builder holds a buffer.
+  for (const lane of byPartition.values()) buildChunks(lane, topic, records)
+  return [...byPartition.values()]
+}
+
+function buildChunks(lane: Lane, topic: Topic, records: readonly RecordRequest[]): void {
+  const { maxRecordBytes } = topic.config
+  const large = new BatchBuilder({ maxBytes: maxRecordBytes })
+  const small = new BatchBuilder({ maxBytes: Math.min(maxRecordBytes, TARGET_BATCH_BYTES) })
+  for (const index of lane.indices) {
+    const record = records[index]
+    if (record === undefined) continue
+    const { timestampMs, key, value, headers } = record
+    if (small.append(timestampMs, key, value, headers)) continue
+    if (small.recordCount > 0) addBatch(lane, small)
+    if (small.append(timestampMs, key, value, headers)) continue
+    if (!large.append(timestampMs, key, value, headers)) refuseLarge(topic, index)
+    addBatch(lane, large)
+  }
+  if (small.recordCount > 0) addBatch(lane, small)
+}
+
+function refuseLarge(topic: Topic, index: number): never {
+  const { maxRecordBytes } = topic.config
+  throw new TributaryError(
+    'record_too_large',
+    `records[${index}] is over the ${maxRecordBytes} bytes that topic "${topic.name}" takes: ` +
+      'make it smaller or raise maxRecordBytes of the topic; nothing of this request was written',
+    { details: { index, maxRecordBytes } },
+  )
+}
+
+function addBatch(lane: Lane, builder: BatchBuilder): void {
+  const count = builder.recordCount
+  const batch = builder.finish(0)
+  const last = lane.chunks.at(-1)
+  if (last !== undefined && last.sizeBytes + batch.length <= APPEND_BYTES) {
+    last.batches.push(batch)
+    last.sizeBytes += batch.length
+    last.count += count
+  } else {
+    lane.chunks.push({ batches: [batch], sizeBytes: batch.length, count })
+  }
+}
+
+async function appendLanes(
+  logs: Logs,
+  topic: Topic,
+  lanes: readonly Lane[],
+  recordCount: number,
+): Promise<{ written: ProducedRange[]; failure: unknown }> {
+  const offsets = new Float64Array(recordCount).fill(-1)
+  const partitions = new Int32Array(recordCount)
+  const appends: Promise<void>[] = []
+  for (const { partition, indices, chunks } of lanes) {
+    let start = 0
+    for (const { batches, count } of chunks) {
+      const from = start
+      start += count
+      const placed = logs.append(topic.topicId, partition, concat(batches), 'all').then(({ baseOffset }) => {
+        for (let i = 0; i < count; i++) {
+          const index = indices[from + i] ?? 0
+          offsets[index] = baseOffset + i
+          partitions[index] = partition
+        }
+      })
+      appends.push(placed)
+    }
+  }
+  const outcomes = await Promise.allSettled(appends)
+  const failed = outcomes.find(outcome => outcome.status === 'rejected')
+  return { written: rangesOf(offsets, partitions), failure: failed?.reason ?? null }
+}
+
+function rangesOf(offsets: Float64Array, partitions: Int32Array): ProducedRange[] {
+  const ranges: ProducedRange[] = []
+  let open: ProducedRange | undefined
+  for (let index = 0; index < offsets.length; index++) {
+    const offset = offsets[index] ?? -1
+    const partition = partitions[index] ?? 0
+    if (offset < 0) {
+      open = undefined
+    } else if (open?.partition === partition && open.offset + open.count === offset) {
+      open.count++
+    } else {
+      open = { first: index, count: 1, partition, offset }
+      ranges.push(open)
+    }
+  }
+  return ranges
+}
+
+function partlyWritten(failure: unknown, written: readonly ProducedRange[]): unknown {
+  if (!isTributaryError(failure) || written.length === 0) return failure
+  const { retriable } = ERROR_CODES[failure.code]
+  const advice = retriable ? 'send the others again' : 'the others were not written'
+  return new TributaryError(
+    failure.code,
+    `${failure.message} (details.written has what is in the log: ${advice})`,
+    {
+      cause: failure,
+      details: { ...failure.details, written },
+    },
+  )
+}

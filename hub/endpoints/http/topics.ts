@@ -1,0 +1,106 @@
+import type { FastifyInstance } from 'fastify'
+import { z } from 'zod'
+import { KIB } from '../../../common/limits.ts'
+import type { CreateTopic, Logs, PartitionBounds, Topic, TopicConfig } from '../../ports.ts'
+import type { HttpContext } from './context.ts'
+import { parseWith } from './errors.ts'
+import { nameParam } from './query.ts'
+
+/**
+ * Topics over REST.
+ *
+ *   GET /v1/topics             {"topics":[{"name","topicId","partitions":12,"internal","createdMs","config"}]}
+ *   POST /v1/topics            {"name","partitions"?,"config"?} -> 201 and the topic as GET shows it
+ *   GET /v1/topics/:name       as above, with "partitions":[{"partition","startOffset","endOffset","highWatermark",...}]
+ *   PATCH /v1/topics/:name     {"partitions"?,"config"?} -> the topic; partitions may only grow
+ *   DELETE /v1/topics/:name    204
+ */
+
+/** A topic with where its partitions stand. */
+export interface TopicDescription extends Omit<Topic, 'partitions'> {
+  partitions: ({ partition: number } & PartitionBounds)[]
+}
+
+/** Bodies of these routes are small. */
+const MAX_TOPIC_BODY_BYTES = 64 * KIB
+
+/** Ranges and names are the controller's to judge; here is only what JSON can get wrong. */
+const wholeNumber = z.int('it must be a whole number')
+const nullable = z.int('it must be a whole number, or null for no bound').nullable()
+const configFields = {
+  retentionMs: nullable.optional(),
+  retentionBytes: nullable.optional(),
+  segmentBytes: wholeNumber.optional(),
+  maxRecordBytes: wholeNumber.optional(),
+}
+const configSchema = z.strictObject(configFields, unknownKeys(Object.keys(configFields)))
+
+const createSchema = z.strictObject(
+  {
+    name: z.string('it must be text'),
+    partitions: wholeNumber.optional(),
+    config: configSchema.optional(),
+  },
+  unknownKeys(['name', 'partitions', 'config']),
+)
+const alterSchema = z.strictObject(
+  { partitions: wholeNumber.optional(), config: configSchema.optional() },
+  unknownKeys(['partitions', 'config']),
+)
+
+function unknownKeys(known: readonly string[]) {
+  const error = (issue: { code?: string | undefined }): string =>
+    issue.code === 'unrecognized_keys'
+      ? `it has a field that is not known; known are ${known.join(', ')}`
+      : `it must be an object with ${known.join(', ')}`
+  return { error }
+}
+
+export function registerTopics(app: FastifyInstance, context: HttpContext): void {
+  const { topics, logs } = context.ports
+  const options = { bodyLimit: MAX_TOPIC_BODY_BYTES }
+
+  app.get('/v1/topics', async () => ({ topics: topics.list() }))
+
+  app.post('/v1/topics', options, async (request, reply) => {
+    const { name, partitions, config } = parseWith(createSchema, request.body, 'body')
+    const wanted: CreateTopic = { name }
+    if (partitions !== undefined) wanted.partitions = partitions
+    if (config !== undefined) wanted.config = configOf(config)
+    const topic = await topics.create(wanted)
+    return reply.code(201).header('location', `/v1/topics/${topic.name}`).send(describeTopic(topic, logs))
+  })
+
+  app.get('/v1/topics/:name', async request => describeTopic(topics.byName(nameParam(request)), logs))
+
+  app.patch('/v1/topics/:name', options, async request => {
+    const { partitions, config } = parseWith(alterSchema, request.body, 'body')
+    const change: { partitions?: number; config?: Partial<TopicConfig> } = {}
+    if (partitions !== undefined) change.partitions = partitions
+    if (config !== undefined) change.config = configOf(config)
+    return describeTopic(await topics.alter(nameParam(request), change), logs)
+  })
+
+  app.delete('/v1/topics/:name', async (request, reply) => {
+    await topics.delete(nameParam(request))
+    return reply.code(204).send()
+  })
+}
+
+/** Without the keys that were not given: the ports tell absent from undefined. */
+function configOf(parsed: z.infer<typeof configSchema>): Partial<TopicConfig> {
+  const config: Partial<TopicConfig> = {}
+  if (parsed.retentionMs !== undefined) config.retentionMs = parsed.retentionMs
+  if (parsed.retentionBytes !== undefined) config.retentionBytes = parsed.retentionBytes
+  if (parsed.segmentBytes !== undefined) config.segmentBytes = parsed.segmentBytes
+  if (parsed.maxRecordBytes !== undefined) config.maxRecordBytes = parsed.maxRecordBytes
+  return config
+}
+
+function describeTopic(topic: Topic, logs: Logs): TopicDescription {
+  const partitions = Array.from({ length: topic.partitions }, (_, partition) => ({
+    partition,
+    ...logs.bounds(topic.topicId, partition),
+  }))
+  return { ...topic, partitions }
+}
