@@ -22,3 +22,14 @@ export function formatAddress(address: Address): string {
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)
 }
+
+/** Normalizes a hub's URL to `ws://host:port` or `wss://host:port`; null where it is none. */
+export function parseHubUrl(text: string): string | null {
+  if (!URL.canParse(text)) return null
+  const url = new URL(text)
+  const secure = url.protocol === 'wss:' || url.protocol === 'https:'
+  if (!secure && url.protocol !== 'ws:' && url.protocol !== 'http:') return null
+  const extras = url.username + url.password + url.search + url.hash
+  if (url.host === '' || extras !== '' || url.pathname !== '/') return null
+  return `${secure ? 'wss' : 'ws'}://${url.host}`
+}

@@ -1,69 +1,16 @@
 import { z } from 'zod'
-import { parseAddress } from './address.ts'
-import { DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS, SECOND_MS } from './limits.ts'
+import { parseAddress, parseHubUrl } from './address.ts'
+import { formatDuration, formatSize, parseDuration, parseSize } from './units.ts'
 
 /**
  * The kinds of values a setting can have. Each takes what YAML gives and what an environment variable or a flag gives
  * (always text), and says in its issue what is allowed; config.ts adds the key and the value.
  */
 
-const SIZE_UNITS: Readonly<Record<string, number>> = {
-  B: 1,
-  KiB: KIB,
-  MiB: MIB,
-  GiB: GIB,
-  TiB: 1024 * GIB,
-}
-const DURATION_UNITS: Readonly<Record<string, number>> = {
-  ms: 1,
-  s: SECOND_MS,
-  m: MINUTE_MS,
-  h: HOUR_MS,
-  d: DAY_MS,
-}
-
 /** Bounds of a number, both inclusive. */
 export interface Range {
   min: number
   max: number
-}
-
-/** Bytes from a number or text such as `256KiB`; null where it is neither or no whole number of bytes. */
-export function parseSize(raw: unknown): number | null {
-  return withUnit(raw, SIZE_UNITS)
-}
-
-/** Milliseconds from a number or text such as `10ms`, `24h`; null where it is neither. */
-export function parseDuration(raw: unknown): number | null {
-  return withUnit(raw, DURATION_UNITS)
-}
-
-/** A size in the largest unit that shows it exactly. */
-export function formatSize(bytes: number): string {
-  return inLargestUnit(bytes, SIZE_UNITS)
-}
-
-/** A duration in the largest unit that shows it exactly. */
-export function formatDuration(durationMs: number): string {
-  return inLargestUnit(durationMs, DURATION_UNITS)
-}
-
-function withUnit(raw: unknown, units: Readonly<Record<string, number>>): number | null {
-  if (typeof raw === 'number') return Number.isSafeInteger(raw) ? raw : null
-  if (typeof raw !== 'string') return null
-  const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]*)$/.exec(raw.trim())
-  if (match === null) return null
-  const unit = match[2] === '' ? 1 : units[match[2] ?? '']
-  if (unit === undefined) return null
-  const value = Number(match[1]) * unit
-  return Number.isSafeInteger(value) ? value : null
-}
-
-function inLargestUnit(value: number, units: Readonly<Record<string, number>>): string {
-  let text = String(value)
-  if (value === 0) return text
-  for (const [unit, size] of Object.entries(units)) if (value % size === 0) text = `${value / size}${unit}`
-  return text
 }
 
 /** A value that `parse` makes out of the raw one; undefined means it is not what `allowed` says. */
@@ -127,21 +74,9 @@ export const listen = leaf(LISTEN, asListen)
 export const listenOrOff = nullable(LISTEN, asListen)
 
 /** A hub's URL; `http:` and `https:` become `ws:` and `wss:`, a trailing slash goes. */
-export const hubUrl = leaf(
-  'the URL of a hub, such as ws://127.0.0.1:7600 or wss://hub.example:7600',
-  parseHubUrl,
+export const hubUrl = leaf('the URL of a hub, such as ws://127.0.0.1:7600 or wss://hub.example:7600', raw =>
+  typeof raw === 'string' ? (parseHubUrl(raw) ?? undefined) : undefined,
 )
-
-/** Normalizes a hub's URL to `ws://host:port` or `wss://host:port`; undefined where it is none. */
-export function parseHubUrl(raw: unknown): string | undefined {
-  if (typeof raw !== 'string' || !URL.canParse(raw)) return undefined
-  const url = new URL(raw)
-  const secure = url.protocol === 'wss:' || url.protocol === 'https:'
-  if (!secure && url.protocol !== 'ws:' && url.protocol !== 'http:') return undefined
-  const extras = url.username + url.password + url.search + url.hash
-  if (url.host === '' || extras !== '' || url.pathname !== '/') return undefined
-  return `${secure ? 'wss' : 'ws'}://${url.host}`
-}
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
 /** How much is logged. */

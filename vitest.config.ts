@@ -1,0 +1,10 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    // Child processes and fsyncs on a busy machine of two cores.
+    testTimeout: 30_000,
+    hookTimeout: 30_000,
+  },
+})
