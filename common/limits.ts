@@ -14,14 +14,14 @@ export const MAX_FRAME_BYTES = 16 * MIB
 /** The largest batch that goes into any topic: fits a frame, and holds several of the largest records. */
 export const MAX_BATCH_BYTES = 12 * MIB
 /** The largest record a topic takes unless it says otherwise. */
-export const MAX_RECORD_BYTES = MIB
+export const MAX_RECORD_BYTES = 1 * MIB
 /** Silence after which a side sends a ping: short enough to keep mobile NAT entries alive. */
 export const HEARTBEAT_MS = 20 * SECOND_MS
 /** Silence after which a connection counts as dead: three heartbeats. */
-export const DEAD_MS = MINUTE_MS
+export const DEAD_MS = 3 * HEARTBEAT_MS
 /** Kafka's own bound, so that names travel to Kafka clients unchanged. */
 export const MAX_TOPIC_NAME_LENGTH = 249
 /** A config or token file above this is no such file. */
-export const MAX_CONFIG_FILE_BYTES = MIB
+export const MAX_CONFIG_FILE_BYTES = 1 * MIB
 /** Above it the many lanes of one edge would cost more than they bring; Kafka topics rarely have more partitions. */
 export const MAX_LANES = 1_024
