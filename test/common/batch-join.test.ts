@@ -1,7 +1,14 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { HeaderFields } from '../../common/batch.ts'
-import { eachBatch, readHeader, stampBatch, validateBatch, writeHeader } from '../../common/batch.ts'
+import {
+  BATCH_HEADER_BYTES,
+  eachBatch,
+  readHeader,
+  stampBatch,
+  validateBatch,
+  writeHeader,
+} from '../../common/batch.ts'
 import type { RecordInput } from '../../common/batch-builder.ts'
 import { batchBuffers, buildBatch } from '../../common/batch-builder.ts'
 import { buildControlBatch, CONTROL_GAP } from '../../common/batch-control.ts'
@@ -171,6 +178,8 @@ test('damage in any part is found before anything is written anew', async () => 
 test('what would be too large is refused, and the buffers come back', async () => {
   const parts = concat(await inParts(new Array(6).fill(RECORD), [3], { producerId: 5, baseSequence: 0 }, 0))
   const whole = await joinBatches(parts, PLAIN)
+  // Makes sure that the pool holds a buffer of the size that joining takes.
+  batchBuffers.give(batchBuffers.take(1))
   const idleBefore = batchBuffers.stats().idleBytes
   for (const maxBytes of [whole.length - 1, 100]) {
     await expect(joinBatches(parts, { ...PLAIN, maxBytes })).rejects.toMatchObject({
@@ -179,6 +188,24 @@ test('what would be too large is refused, and the buffers come back', async () =
   }
   expect(await joinBatches(parts, { ...PLAIN, maxBytes: whole.length })).toEqual(whole)
   expect(batchBuffers.stats().idleBytes).toBe(idleBefore)
+})
+
+test('records that grow as much as they can do not run over what is still to be read', async () => {
+  const tiny = { key: null, value: null, headers: [] }
+  const records = Array.from({ length: 3000 }, (_, index) => ({
+    ...tiny,
+    timestampMs: index === 0 ? -1 : 2 ** 52,
+  }))
+  const parts = concat(await inParts(records, [1, 1], {}, 0))
+  expect(await joinBatches(parts, PLAIN)).toEqual(buildBatch(records))
+})
+
+test('a record too many under a right CRC is corrupt, not the next batch', async () => {
+  const one = buildBatch([RECORD])
+  const batch = concat([one, one.subarray(BATCH_HEADER_BYTES)])
+  writeHeader(batch, 0, 0, { ...readHeader(one, 0), attributes: 0, sizeBytes: batch.length })
+  const next = buildBatch([RECORD], { baseOffset: 1 })
+  await expect(joinBatches(concat([batch, next]), PLAIN)).rejects.toThrow(/left over after the last record/)
 })
 
 test('wrong offset deltas under a right CRC are corrupt', async () => {

@@ -82,6 +82,7 @@ describe('validation refuses', () => {
     ['no records', sealed({ recordCount: 0, lastOffsetDelta: -1 }), /last offset delta is -1/],
     ['a negative count', sealed({ recordCount: -1, lastOffsetDelta: 0 }), /record count is -1/],
     ['more records than bytes', sealed({ recordCount: 1e9, lastOffsetDelta: 1e9 - 1 }), /do not fit/],
+    ['one record more than bytes', sealed({ recordCount: 4, lastOffsetDelta: 3 }), /4 records do not fit/],
     ['a producer below -1', sealed({ producerId: -2 }), /producer id is -2/],
     ['a negative epoch', sealed({ producerEpoch: -1 }), /producer epoch is -1/],
     ['a negative sequence', sealed({ baseSequence: -1 }), /base sequence is -1/],
