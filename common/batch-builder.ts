@@ -79,8 +79,8 @@ function writeField(target: Uint8Array, at: number, value: Uint8Array | null): n
 }
 
 /**
- * Builds one batch after another, uncompressed. Records are written straight into a pooled buffer; nothing is
- * allocated per record. An empty builder holds no buffer, so thousands of them cost little.
+ * Builds one batch after another, uncompressed. Records are written straight into a pooled buffer; `appendRaw`
+ * allocates nothing per record, `append` an array where there are headers. An empty builder holds no buffer, so thousands of them cost little.
  */
 export class BatchBuilder {
   readonly #maxBytes: number
