@@ -21,5 +21,7 @@ export function unreachable(value: never): never {
 
 /** Offsets, sequences and times are safe non-negative integers; anything else is a bug. */
 export function assertOffset(value: number, name: string): void {
-  assert(Number.isSafeInteger(value) && value >= 0, `${name} must be a safe integer >= 0, got ${value}`)
+  // The message is built only on failure: this stands on hot paths.
+  if (Number.isSafeInteger(value) && value >= 0) return
+  throw new AssertionFailure(`${name} must be a safe integer >= 0, got ${value}`)
 }

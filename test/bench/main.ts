@@ -4,12 +4,19 @@ import { rm, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { benchFanOut, benchLatency } from './flow.ts'
+import { benchIdle } from './idle.ts'
 import type { BenchContext } from './measure.ts'
 import { benchDirectory, fdatasyncP50Ms, round } from './measure.ts'
 import { benchMqttIngest } from './mqtt-ingest.ts'
+import { benchOffline } from './offline.ts'
 
 const SECTIONS: Record<string, (context: BenchContext) => Promise<void>> = {
   mqtt: benchMqttIngest,
+  offline: benchOffline,
+  'fan-out': benchFanOut,
+  latency: benchLatency,
+  idle: benchIdle,
 }
 
 const { values, positionals } = parseArgs({

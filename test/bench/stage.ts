@@ -1,0 +1,80 @@
+/** Hub and edge as real processes for the benchmarks. */
+
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { stringify } from 'yaml'
+import type { TributaryClient } from '../../common/client.ts'
+import { connect } from '../../common/client.ts'
+import { nodeEnv } from '../../common/env-node.ts'
+import type { Child } from '../../demo/child.ts'
+import { createChild, freePorts } from '../../demo/child.ts'
+
+const SCRIPT = resolve(import.meta.dirname, '../../main.ts')
+
+export interface BenchStage {
+  hub: Child
+  edge: Child
+  hubData: string
+  edgeData: string
+  mqttPort: number
+  edgeUrl: string
+  client: TributaryClient
+  stop(): Promise<void>
+}
+
+/** Nothing is started yet; `edgeConfig` is the edge's section of the configuration. */
+export async function createBenchStage(
+  directory: string,
+  edgeConfig: Record<string, unknown>,
+): Promise<BenchStage> {
+  await mkdir(directory, { recursive: true })
+  const [hubPort = 0, mqttPort = 0, edgePort = 0] = await freePorts(3)
+  const hubUrl = `http://127.0.0.1:${hubPort}`
+  const edgeUrl = `http://127.0.0.1:${edgePort}`
+  const config = join(directory, 'edge.yaml')
+  await writeFile(
+    config,
+    stringify({ edge: { uplink: { backoffMin: '50ms', backoffMax: '200ms' }, ...edgeConfig } }),
+  )
+  const hubData = join(directory, 'hub')
+  const edgeData = join(directory, 'edge')
+  const hub = createChild({
+    name: 'hub',
+    script: SCRIPT,
+    args: ['hub', '--data', hubData, '--http', `127.0.0.1:${hubPort}`, '--log-level', 'warn'],
+    readyUrl: `${hubUrl}/readyz`,
+    readyTimeoutMs: 60_000,
+  })
+  const listen = ['--mqtt', `127.0.0.1:${mqttPort}`, '--http', `127.0.0.1:${edgePort}`]
+  const edge = createChild({
+    name: 'edge',
+    script: SCRIPT,
+    args: ['edge', '--config', config, '--data', edgeData, '--hub', hubUrl, ...listen, '--log-level', 'warn'],
+    readyUrl: `${edgeUrl}/healthz`,
+    readyTimeoutMs: 60_000,
+  })
+  const client = connect({ hub: hubUrl, env: nodeEnv() })
+  return {
+    hub,
+    edge,
+    hubData,
+    edgeData,
+    mqttPort,
+    edgeUrl,
+    client,
+    stop: async () => {
+      await client.close()
+      await edge.stop(20_000)
+      await hub.stop(20_000)
+    },
+  }
+}
+
+/** Records in the edge's log that the hub has not committed. */
+export async function edgeLagRecords(edgeUrl: string): Promise<number> {
+  const response = await fetch(`${edgeUrl}/status`)
+  const status: unknown = await response.json()
+  if (typeof status !== 'object' || status === null || !('lagRecords' in status))
+    throw new Error('no lagRecords in /status')
+  return Number(status.lagRecords)
+}
