@@ -28,8 +28,10 @@ export interface Appended {
 export interface ReadResult {
   /** Whole RecordBatch v2 bytes; empty at the end. Shared and read-only: copy before keeping. */
   batches: Uint8Array
-  /** The offset to read from next. */
+  /** The offset to read from next. May lie further on with no batches before it, where isolated damage was passed over. */
   nextOffset: number
+  /** Gives the buffer of a cold read back to the pool, for readers that are done with `batches`; need not be called. */
+  release?: () => void
 }
 
 /** A damaged stretch found by recovery or a read: below the durable end, yet not a valid batch. */
@@ -40,6 +42,8 @@ export interface Damage {
   toOffset: number
   segment: string
   bytePosition: number
+  /** Where in the segment the next good batch begins; -1: the rest of it is lost. */
+  resumePosition: number
   reason: string
 }
 
@@ -65,6 +69,13 @@ export interface Log {
   append(batches: Uint8Array, options?: AppendOptions): Promise<Appended>
   /** Reads batches from the one holding `offset`, at least one batch however large, else up to maxBytes, never past `limitOffset` (default: the durable end). Rejects with `offset_out_of_range`, `corrupt_log`. */
   read(offset: number, maxBytes: number, limitOffset?: number): Promise<ReadResult>
+  /** Damaged stretches known of this log, found by recovery or by reads. */
+  damage(): readonly Damage[]
+  /**
+   * From now on reads pass over a stretch that a read found damaged, as they do over what recovery found; until then
+   * they reject with `corrupt_log` and the stretch in its details. Call it once the loss is declared as a gap.
+   */
+  isolate(damage: Damage): void
   /** First offset whose batch has a record with event time >= timestampMs (by maxTimestamp of batches), or the durable end. Callers who need the exact record scan from there. */
   offsetForEventTime(timestampMs: number): Promise<number>
   /** Deletes whole segments below `offset` and moves startOffset up to it (durably). */
@@ -169,4 +180,7 @@ export interface DataDirStats {
   pendingAppends: number
   pendingBytes: number
   diskFullRejections: number
+  /** Appends refused because too much was waiting. */
+  throttledRejections: number
+  checkpoints: number
 }

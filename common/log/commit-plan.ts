@@ -1,0 +1,192 @@
+import { ATTRIBUTE_CONTROL, stampBatch } from '../batch.ts'
+import { readI16, readI32, readI64OrNaN } from '../bytes.ts'
+import { crc32c } from '../crc32c.ts'
+import { TributaryError } from '../errors.ts'
+import type { JournalEntry } from './journal-format.ts'
+import { ENTRY_BYTES } from './journal-format.ts'
+import type { SegmentedLog, SegmentWrite } from './segmented-log.ts'
+import type { Appended } from './types.ts'
+
+/** Appends, and facts about logs, on their way into a commit. */
+
+export interface DataItem {
+  kind: 'data'
+  log: SegmentedLog
+  bytes: Uint8Array
+  firstOffset: number
+  endOffset: number
+  appendTimeMs: number
+  leaderEpoch: number
+  useReserve: boolean
+  /** Base offsets asked for by control batches that jump, in order. */
+  jumps: readonly number[]
+  resolve(appended: Appended): void
+  reject(error: unknown): void
+}
+
+export interface FactItem {
+  kind: 'fact'
+  /** Absent: only waits for its turn (flush). */
+  entry: JournalEntry | undefined
+  /** Runs right after the commit, before the next one starts. */
+  after(): void | Promise<void>
+  resolve(): void
+  reject(error: unknown): void
+}
+
+/** What was appended in one synchronous turn: in one commit, or refused together. */
+export interface Turn {
+  items: (DataItem | FactItem)[]
+  /** Journal bytes it takes at most. */
+  costBytes: number
+  dataBytes: number
+  /** Shares its commit with nobody (a cut changes where later appends go). */
+  alone: boolean
+  arrivedMs: number
+}
+
+/** Journal bytes of one entry at most. */
+export function entryCost(log: SegmentedLog | undefined): number {
+  return ENTRY_BYTES + (log === undefined ? 0 : Buffer.byteLength(log.name))
+}
+
+interface Walked {
+  endOffset: number
+  firstOffset: number
+  jumps: readonly number[]
+}
+
+const NO_JUMPS: readonly number[] = []
+
+/**
+ * Stamps a run of batches to follow `nextOffset`, checking that they are whole and none is over the limit. A control
+ * batch with a base offset further on keeps it; with `jumps` (stamping again) only those do.
+ */
+export function stampRun(
+  bytes: Uint8Array,
+  nextOffset: number,
+  leaderEpoch: number,
+  maxBatchBytes: number,
+  jumps?: readonly number[],
+): Walked {
+  let at = 0
+  let offset = nextOffset
+  let first = -1
+  let jumped: number[] | undefined
+  if (bytes.length === 0) throw new TributaryError('invalid_argument', 'an append without batches')
+  // All is checked before anything is stamped: a refused append leaves the caller's bytes as they were.
+  while (at < bytes.length) {
+    const sizeBytes = bytes.length - at < 61 ? 0 : readI32(bytes, at + 8) + 12
+    if (sizeBytes < 61 || sizeBytes > bytes.length - at || readI32(bytes, at + 23) < 0) {
+      throw new TributaryError('corrupt_batch', `an append must be whole batches; byte ${at} starts none`)
+    }
+    if (sizeBytes > maxBatchBytes) {
+      throw new TributaryError(
+        'record_too_large',
+        `a batch of ${sizeBytes} bytes is over the log's maxBatchBytes of ${maxBatchBytes}`,
+        { details: { sizeBytes, maxBatchBytes } },
+      )
+    }
+    at += sizeBytes
+  }
+  at = 0
+  while (at < bytes.length) {
+    if ((readI16(bytes, at + 21) & ATTRIBUTE_CONTROL) !== 0) {
+      const wanted = readI64OrNaN(bytes, at)
+      if (wanted > offset && (jumps === undefined || jumps.includes(wanted))) {
+        offset = wanted
+        jumped ??= []
+        jumped.push(wanted)
+      }
+    }
+    if (first < 0) first = offset
+    stampBatch(bytes, at, offset, leaderEpoch)
+    offset += readI32(bytes, at + 23) + 1
+    at += readI32(bytes, at + 8) + 12
+  }
+  return { firstOffset: first, endOffset: offset, jumps: jumped ?? NO_JUMPS }
+}
+
+/** What a commit writes to segments: neighbours in one segment are one write. */
+export function planWrites(turns: readonly Turn[]): SegmentWrite[] {
+  const latest = new Map<SegmentedLog, SegmentWrite>()
+  const writes: SegmentWrite[] = []
+  for (const turn of turns) {
+    for (const item of turn.items) {
+      if (item.kind !== 'data') continue
+      const { log, bytes } = item
+      const { segment, isNew } = log.planSegment(
+        item.firstOffset,
+        item.endOffset,
+        bytes.length,
+        item.appendTimeMs,
+      )
+      let write = latest.get(log)
+      if (write === undefined || write.segment !== segment) {
+        write = {
+          log,
+          segment,
+          isNew,
+          position: segment.writtenBytes,
+          buffers: [],
+          length: 0,
+          firstOffset: item.firstOffset,
+          endOffset: item.endOffset,
+          appendTimeMs: item.appendTimeMs,
+        }
+        latest.set(log, write)
+        writes.push(write)
+      }
+      write.buffers.push(bytes)
+      write.length += bytes.length
+      write.endOffset = item.endOffset
+      if (item.appendTimeMs > write.appendTimeMs) write.appendTimeMs = item.appendTimeMs
+      segment.firstTimeMs ??= item.appendTimeMs
+      segment.writtenBytes += bytes.length
+    }
+  }
+  return writes
+}
+
+/** The journal's entries for a commit, and the payload they describe. */
+export function journalEntries(
+  turns: readonly Turn[],
+  writes: readonly SegmentWrite[],
+): { entries: JournalEntry[]; payload: Uint8Array[]; payloadBytes: number } {
+  const entries: JournalEntry[] = []
+  const payload: Uint8Array[] = []
+  let payloadBytes = 0
+  for (const turn of turns) {
+    for (const item of turn.items)
+      if (item.kind === 'fact' && item.entry !== undefined) entries.push(item.entry)
+  }
+  for (const write of writes) {
+    let crc = 0
+    for (const buffer of write.buffers) {
+      crc = crc32c(buffer, crc)
+      payload.push(buffer)
+    }
+    payloadBytes += write.length
+    entries.push({
+      kind: 'data',
+      logId: write.log.id,
+      name: write.log.name,
+      segmentBase: write.segment.baseOffset,
+      position: write.position,
+      length: write.length,
+      firstOffset: write.firstOffset,
+      endOffset: write.endOffset,
+      appendTimeMs: write.appendTimeMs,
+      crc,
+    })
+  }
+  return { entries, payload, payloadBytes }
+}
+
+/** Takes back what `planWrites` did to the logs' segments; the files are the caller's. */
+export function unplan(writes: readonly SegmentWrite[]): void {
+  for (const write of writes.toReversed()) {
+    write.segment.writtenBytes = write.position
+    if (write.isNew) write.log.segments = write.log.segments.filter(segment => segment !== write.segment)
+  }
+}

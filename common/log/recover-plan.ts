@@ -1,0 +1,150 @@
+import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
+import type { JournalEntry } from './journal-format.ts'
+import type { JournalRecord } from './recover-journal.ts'
+import type { Damage } from './types.ts'
+
+/** What recovery is going to do, worked out from the checkpoint and the journal's commits alone. No I/O here. */
+
+/** Bytes of a segment that the journal holds. */
+export interface Replay {
+  segmentBase: number
+  position: number
+  length: number
+  firstOffset: number
+  half: number
+  /** Where in the half. */
+  payloadAt: number
+  /** Undefined where a cut took the end of it. */
+  crc: number | undefined
+}
+
+/** The state that one log must be brought to. */
+export interface LogPlan {
+  id: number
+  name: string
+  startOffset: number
+  /** The durable end: offset, and place in the last segment. */
+  endOffset: number
+  segmentBase: number
+  position: number
+  firstTimeMs: number | undefined
+  lastTimeMs: number | undefined
+  replays: Replay[]
+  /** Batches are checked from here on: the checkpoint vouches for what lies before. */
+  verify: { segmentBase: number; position: number; offset: number } | undefined
+  /** A cut was replayed: bytes past the end are what it left, not a torn tail. */
+  wasCut: boolean
+  damage: Damage[]
+}
+
+export interface RecoveryPlan {
+  logs: Map<number, LogPlan>
+  removing: Set<string>
+  nextLogId: number
+}
+
+export function planOf(checkpoint: Pick<Checkpoint, 'logs' | 'removing' | 'nextLogId'>): RecoveryPlan {
+  return {
+    logs: new Map(checkpoint.logs.map(log => [log.id, logPlan(log)])),
+    removing: new Set(checkpoint.removing),
+    nextLogId: checkpoint.nextLogId,
+  }
+}
+
+function logPlan(log: CheckpointLog): LogPlan {
+  const { segmentBase, position, endOffset } = log
+  return {
+    id: log.id,
+    name: log.name,
+    startOffset: log.startOffset,
+    endOffset,
+    segmentBase,
+    position,
+    firstTimeMs: log.firstTimeMs,
+    lastTimeMs: log.lastTimeMs,
+    replays: [],
+    verify: segmentBase < 0 ? undefined : { segmentBase, position, offset: endOffset },
+    wasCut: false,
+    damage: [...(log.damage ?? [])],
+  }
+}
+
+/** Takes one commit into the plan. */
+export function replayRecord(plan: RecoveryPlan, record: JournalRecord): void {
+  record.entries.forEach((entry, at) => {
+    replayEntry(plan, entry, record.half, record.payloadAt[at] ?? -1)
+  })
+}
+
+function replayEntry(plan: RecoveryPlan, entry: JournalEntry, half: number, payloadAt: number): void {
+  plan.nextLogId = Math.max(plan.nextLogId, entry.logId + 1)
+  if (entry.kind === 'delete') {
+    if (plan.logs.delete(entry.logId)) plan.removing.add(entry.name)
+    return
+  }
+  let log = plan.logs.get(entry.logId)
+  if (log === undefined) {
+    // Any entry tells that the log was there, should the record that created it be damaged.
+    log = logPlan({
+      id: entry.logId,
+      name: entry.name,
+      startOffset: 0,
+      endOffset: 0,
+      segmentBase: -1,
+      position: 0,
+    })
+    plan.logs.set(entry.logId, log)
+    plan.removing.delete(entry.name)
+  }
+  if (entry.kind === 'start') log.startOffset = Math.max(log.startOffset, entry.firstOffset)
+  else if (entry.kind === 'cut') replayCut(log, entry)
+  else if (entry.kind === 'data') replayData(log, entry, half, payloadAt)
+}
+
+function replayData(log: LogPlan, entry: JournalEntry, half: number, payloadAt: number): void {
+  const { segmentBase, position, length, firstOffset, crc, appendTimeMs } = entry
+  log.replays.push({ segmentBase, position, length, firstOffset, half, payloadAt, crc })
+  log.verify ??= { segmentBase, position, offset: firstOffset }
+  if (log.segmentBase !== segmentBase) {
+    log.firstTimeMs = appendTimeMs
+    log.lastTimeMs = appendTimeMs
+  }
+  log.firstTimeMs ??= appendTimeMs
+  log.lastTimeMs = Math.max(log.lastTimeMs ?? appendTimeMs, appendTimeMs)
+  log.segmentBase = segmentBase
+  log.position = position + length
+  log.endOffset = entry.endOffset
+}
+
+function replayCut(log: LogPlan, entry: JournalEntry): void {
+  const { segmentBase, position, firstOffset } = entry
+  const kept: Replay[] = []
+  for (const replay of log.replays) {
+    if (replay.segmentBase > segmentBase) continue
+    if (replay.segmentBase === segmentBase && replay.position >= position) continue
+    const straddles = replay.segmentBase === segmentBase && replay.position + replay.length > position
+    kept.push(straddles ? { ...replay, length: position - replay.position, crc: undefined } : replay)
+  }
+  log.replays = kept
+  const { verify } = log
+  const place = { segmentBase, position, offset: firstOffset }
+  if (segmentBase < 0) log.verify = undefined
+  else if (verify === undefined || isBefore(place, verify)) log.verify = place
+  if (log.segmentBase !== segmentBase) {
+    log.firstTimeMs = undefined
+    log.lastTimeMs = undefined
+  }
+  log.segmentBase = segmentBase
+  log.position = position
+  log.endOffset = firstOffset
+  log.wasCut = true
+  log.damage = log.damage.filter(damage => damage.fromOffset < firstOffset)
+}
+
+function isBefore(
+  left: { segmentBase: number; position: number },
+  right: { segmentBase: number; position: number },
+): boolean {
+  if (left.segmentBase !== right.segmentBase) return left.segmentBase < right.segmentBase
+  return left.position < right.position
+}

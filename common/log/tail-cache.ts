@@ -1,0 +1,88 @@
+/** A run of batches as appended. */
+export interface TailChunk {
+  firstOffset: number
+  /** One past its last offset. */
+  endOffset: number
+  bytes: Uint8Array
+}
+
+/** The newest chunks of one log, contiguous; `head` is the first still held. */
+export interface Tail {
+  chunks: (TailChunk | undefined)[]
+  head: number
+}
+
+/** Held per chunk beside its bytes. */
+const CHUNK_OVERHEAD_BYTES = 200
+
+/** The newest batches of all logs of a directory, at most `limitBytes`; the oldest go first, whosever they are. */
+export class TailCache {
+  readonly #limitBytes: number
+  #order: Tail[] = []
+  #orderHead = 0
+  #bytes = 0
+
+  constructor(limitBytes: number) {
+    this.#limitBytes = limitBytes
+  }
+
+  sizeBytes(): number {
+    return this.#bytes
+  }
+
+  add(tail: Tail, chunk: TailChunk): void {
+    const cost = chunk.bytes.length + CHUNK_OVERHEAD_BYTES
+    if (cost > this.#limitBytes) {
+      this.clear(tail)
+      return
+    }
+    tail.chunks.push(chunk)
+    this.#order.push(tail)
+    this.#bytes += cost
+    while (this.#bytes > this.#limitBytes) this.#evict()
+  }
+
+  #evict(): void {
+    const tail = this.#order[this.#orderHead++]
+    if (tail !== undefined) this.#dropFirst(tail)
+    if (this.#orderHead > 1024 && this.#orderHead * 2 > this.#order.length) {
+      this.#order = this.#order.slice(this.#orderHead)
+      this.#orderHead = 0
+    }
+  }
+
+  #dropFirst(tail: Tail): void {
+    const chunk = tail.chunks[tail.head]
+    // A tail that was cleared leaves its places in the order behind.
+    if (chunk === undefined) return
+    tail.chunks[tail.head++] = undefined
+    this.#bytes -= chunk.bytes.length + CHUNK_OVERHEAD_BYTES
+    if (tail.head > 64 && tail.head * 2 > tail.chunks.length) {
+      tail.chunks = tail.chunks.slice(tail.head)
+      tail.head = 0
+    }
+  }
+
+  /** Drops all of a log's chunks (truncation, deletion). */
+  clear(tail: Tail): void {
+    while (tail.head < tail.chunks.length) this.#dropFirst(tail)
+    tail.chunks = []
+    tail.head = 0
+  }
+}
+
+/** Index in `tail.chunks` of the one holding `offset`, or -1. */
+export function chunkHolding(tail: Tail, offset: number): number {
+  let low = tail.head
+  let high = tail.chunks.length - 1
+  while (low <= high) {
+    const middle = (low + high) >>> 1
+    const chunk = tail.chunks[middle]
+    if (chunk === undefined) return -1
+    if (offset < chunk.firstOffset) high = middle - 1
+    else if (offset >= chunk.endOffset) low = middle + 1
+    else return middle
+  }
+  // An offset that a gap jumped over is answered from the chunk after it.
+  return low > tail.head && low < tail.chunks.length ? low : -1
+}
