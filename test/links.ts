@@ -89,7 +89,10 @@ export function linkPair(options: LinkPairOptions = {}): LinkPair {
     to.queuedBytes -= item.length
     const fate = options.fate?.(to.name, item) ?? 'deliver'
     if (fate !== 'cut-before') to.handlers?.message(item)
-    if (fate !== 'deliver') return cut()
+    if (fate !== 'deliver') {
+      cut()
+      return
+    }
     const low = highWaterBytes / 2
     if (before >= low && to.queuedBytes < low && !from.closed) from.handlers?.drain()
   }

@@ -1,0 +1,52 @@
+import type { TributaryError } from '../../../common/errors.ts'
+import { toTributaryError } from '../../../common/session.ts'
+import type { OffsetInfo, RequestFrame, ResponseFrame, TopicInfo } from '../../../common/wire.ts'
+import type { Ports } from '../../ports.ts'
+
+/** Answers one request of a client; failures become the response's error. */
+export async function answer(ports: Ports, request: RequestFrame): Promise<ResponseFrame> {
+  try {
+    return { t: 'response', id: request.id, result: await resultOf(ports, request) }
+  } catch (error) {
+    const { code, message, details }: TributaryError = toTributaryError(error)
+    return { t: 'response', id: request.id, error: { code, message, details: { ...details } } }
+  }
+}
+
+async function resultOf(ports: Ports, request: RequestFrame): Promise<NonNullable<ResponseFrame['result']>> {
+  switch (request.op) {
+    case 'topic':
+      return topicInfo(ports, request.topic)
+    case 'offset':
+      return offsetInfo(ports, request.topicId, request.partition, request.at)
+    case 'producer':
+      return { producerId: await ports.logs.allocateProducerId(), producerEpoch: 0 }
+    case 'produce':
+      return ports.logs.append(request.topicId, request.partition, request.batches, request.acks)
+  }
+}
+
+function topicInfo({ topics, logs }: Ports, name: string): TopicInfo {
+  const { topicId, partitions, config } = topics.byName(name)
+  return {
+    topic: name,
+    topicId,
+    partitions: Array.from({ length: partitions }, (_, partition) => {
+      const { startOffset, endOffset, highWatermark, leaderEpoch } = logs.bounds(topicId, partition)
+      return { partition, startOffset, endOffset, highWatermark, leaderEpoch }
+    }),
+    maxRecordBytes: config.maxRecordBytes,
+  }
+}
+
+async function offsetInfo(
+  { logs }: Ports,
+  topicId: string,
+  partition: number,
+  at: 'earliest' | 'latest' | { timeMs: number },
+): Promise<OffsetInfo> {
+  const { startOffset, highWatermark, leaderEpoch } = logs.bounds(topicId, partition)
+  if (at === 'earliest') return { offset: startOffset, leaderEpoch }
+  if (at === 'latest') return { offset: highWatermark, leaderEpoch }
+  return { offset: await logs.offsetForTime(topicId, partition, at.timeMs), leaderEpoch }
+}

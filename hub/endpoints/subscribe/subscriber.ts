@@ -1,0 +1,232 @@
+import type { Logger } from 'pino'
+import type { HubLimitsConfig } from '../../../common/config-hub.ts'
+import type { Clock, Link, Timer } from '../../../common/env.ts'
+import { TributaryError } from '../../../common/errors.ts'
+import { SECOND_MS } from '../../../common/limits.ts'
+import type { AcceptedChannel, ChannelClosed, ChannelFrame } from '../../../common/session.ts'
+import { acceptChannel } from '../../../common/session.ts'
+import type { HelloFrame, RequestFrame, SubscribeFrame } from '../../../common/wire.ts'
+import { CLOSE } from '../../../common/wire.ts'
+import type { Ports } from '../../ports.ts'
+import { answer } from './requests.ts'
+import type { StreamCounters, Streams } from './streams.ts'
+import { createStreams } from './streams.ts'
+
+/** Subscriptions of one connection: several topics of the most partitions that are sensible. */
+export const MAX_SUBSCRIPTIONS_PER_CONNECTION = 10_000
+/** Requests under way for one connection; at the bound it is not read. */
+export const MAX_REQUESTS_PER_CONNECTION = 256
+/** How long `close` waits for produce requests that the engine has. */
+export const DRAIN_TIMEOUT_MS = 10 * SECOND_MS
+
+export interface SubscribeDeps {
+  ports: Ports
+  env: { clock: Clock }
+  log: Logger
+  limits: Pick<
+    HubLimitsConfig,
+    | 'maxFrameBytes'
+    | 'maxInflightBytesPerConnection'
+    | 'readBytesPerConnection'
+    | 'heartbeatMs'
+    | 'deadMs'
+    | 'helloTimeoutMs'
+  >
+  /** Shared by all connections of the endpoint. */
+  counters: SubscribeCounters
+}
+
+/** Since the process started, but for `open` and `subscriptions`, which are of now. */
+export interface SubscribeCounters extends StreamCounters {
+  connections: number
+  open: number
+  requests: number
+  requestErrors: number
+  producedBytes: number
+  /** Times that a connection had too many requests under way and was not read. */
+  paused: number
+  /** Connections ended for what the client sent. */
+  failed: number
+}
+
+export function createSubscribeCounters(): SubscribeCounters {
+  return {
+    connections: 0,
+    open: 0,
+    subscriptions: 0,
+    recordsFrames: 0,
+    recordsBytes: 0,
+    creditUsedUp: 0,
+    socketFull: 0,
+    requests: 0,
+    requestErrors: 0,
+    producedBytes: 0,
+    paused: 0,
+    failed: 0,
+  }
+}
+
+/** One client's connection. */
+export interface SubscribeSession {
+  /** Takes no more requests, answers those under way and closes with `goingAway`. Resolves when closed. */
+  close(): Promise<void>
+}
+
+/** Serves one client on a link that was opened at SUBSCRIBE_PATH; see common/wire.ts for what is said on it. */
+export function acceptSubscriber(link: Link, deps: SubscribeDeps): SubscribeSession {
+  return new Subscriber(link, deps)
+}
+
+class Subscriber implements SubscribeSession {
+  private readonly deps: SubscribeDeps
+  private readonly channel: AcceptedChannel
+  private readonly streams: Streams
+  private readonly whenClosed: Promise<void>
+  private resolveClosed: () => void = () => {}
+  private requests = 0
+  private inflightBytes = 0
+  private reading = true
+  private draining = false
+  private closedAlready = false
+  private drainTimer: Timer | null = null
+
+  constructor(link: Link, deps: SubscribeDeps) {
+    const { clock } = deps.env
+    this.deps = deps
+    deps.counters.connections++
+    deps.counters.open++
+    this.whenClosed = new Promise(resolve => {
+      this.resolveClosed = resolve
+    })
+    this.channel = acceptChannel(link, {
+      clock,
+      frames: 'client',
+      heartbeatMs: deps.limits.heartbeatMs,
+      deadMs: deps.limits.deadMs,
+      maxFrameBytes: deps.limits.maxFrameBytes,
+      helloTimeoutMs: deps.limits.helloTimeoutMs,
+      hello: hello => this.hello(hello),
+      frame: frame => this.frame(frame),
+      drain: () => this.streams.drained(),
+      closed: closed => this.closed(closed),
+    })
+    this.streams = createStreams({
+      logs: deps.ports.logs,
+      counters: deps.counters,
+      readBytesPerConnection: deps.limits.readBytesPerConnection,
+      send: this.channel.send,
+      bufferedBytes: this.channel.bufferedBytes,
+      soon: callback => clock.soon(callback),
+    })
+  }
+
+  close(): Promise<void> {
+    if (!this.draining && !this.closedAlready) {
+      this.draining = true
+      this.streams.stop()
+      this.channel.pause()
+      this.drainTimer = this.deps.env.clock.setTimer(() => this.goAway(), DRAIN_TIMEOUT_MS)
+      if (this.requests === 0) this.goAway()
+    }
+    return this.whenClosed
+  }
+
+  private goAway(): void {
+    this.channel.close(CLOSE.goingAway, 'the hub stops')
+  }
+
+  private hello(hello: HelloFrame): void {
+    const { ports } = this.deps
+    const reason = ports.notReadyReason()
+    if (hello.edge !== undefined) {
+      this.channel.fail(
+        new TributaryError('protocol_error', 'hello.edge is for /v1/uplink: clients have none'),
+      )
+    } else if (reason !== null) {
+      this.channel.fail(new TributaryError('not_available', `not ready: ${reason}`))
+    } else {
+      this.channel.welcome({ clusterId: ports.clusterId, nodeId: ports.nodeId })
+    }
+  }
+
+  private frame(frame: ChannelFrame<'client'>): void {
+    if (this.draining) return
+    switch (frame.t) {
+      case 'credit':
+        this.streams.credit(frame.sub, frame.bytes)
+        return
+      case 'subscribe':
+        this.subscribe(frame)
+        return
+      case 'unsubscribe':
+        this.streams.remove(frame.sub)
+        return
+      case 'request':
+        void this.request(frame)
+        return
+      case 'error':
+        this.deps.log.warn({ remote: this.channel.remote, ...frame }, 'a client reports an error')
+    }
+  }
+
+  private subscribe(frame: SubscribeFrame): void {
+    if (this.streams.has(frame.sub)) {
+      throw new TributaryError('protocol_error', `subscribe.sub ${frame.sub} is in use: choose another`)
+    }
+    if (this.streams.count() >= MAX_SUBSCRIPTIONS_PER_CONNECTION) {
+      const message = `at most ${MAX_SUBSCRIPTIONS_PER_CONNECTION} subscriptions on a connection: open another`
+      this.channel.send({ t: 'ended', sub: frame.sub, code: 'limit_exceeded', message })
+      return
+    }
+    this.streams.add(frame)
+  }
+
+  private async request(request: RequestFrame): Promise<void> {
+    const { counters, ports } = this.deps
+    const costBytes = request.op === 'produce' ? request.batches.length : 0
+    counters.requests++
+    counters.producedBytes += costBytes
+    this.requests++
+    this.inflightBytes += costBytes
+    this.pauseOrResume()
+    const response = await answer(ports, request)
+    this.requests--
+    this.inflightBytes -= costBytes
+    if (response.error !== undefined) counters.requestErrors++
+    this.channel.send(response)
+    if (!this.draining) this.pauseOrResume()
+    else if (this.requests === 0) this.goAway()
+  }
+
+  private pauseOrResume(): void {
+    const bound = this.deps.limits.maxInflightBytesPerConnection
+    if (this.reading && (this.requests >= MAX_REQUESTS_PER_CONNECTION || this.inflightBytes > bound)) {
+      this.reading = false
+      this.deps.counters.paused++
+      this.channel.pause()
+    } else if (
+      !this.reading &&
+      this.requests <= MAX_REQUESTS_PER_CONNECTION / 2 &&
+      this.inflightBytes <= bound / 2
+    ) {
+      this.reading = true
+      this.channel.resume()
+    }
+  }
+
+  private closed(closed: ChannelClosed): void {
+    const { counters, log } = this.deps
+    this.closedAlready = true
+    this.drainTimer?.cancel()
+    this.streams.stop()
+    counters.open--
+    const code = closed.error?.code
+    if (code === 'protocol_error' || code === 'frame_too_large' || code === 'limit_exceeded')
+      counters.failed++
+    log.debug(
+      { remote: this.channel.remote, code: closed.code, error: closed.error?.message },
+      'client disconnected',
+    )
+    this.resolveClosed()
+  }
+}
