@@ -1,0 +1,87 @@
+import { once } from 'node:events'
+import type { Writable } from 'node:stream'
+import type { Clock } from '../env.ts'
+
+/** Lines that wait are written together from here on; less and they wait for the end of the turn. */
+const FLUSH_CHARS = 64 * 1024
+
+/** Many small pieces to a stream: few writes, and a promise to wait for when the reader is slow. */
+export interface Output {
+  /** Resolves, or is undefined at once, when more may be written. */
+  write(piece: string | Uint8Array): Promise<void> | undefined
+  /** Resolves when everything is handed to the stream. */
+  flush(): Promise<void>
+}
+
+/** What one turn of the event loop writes goes out in one write at its end. */
+export function createOutput(stream: Writable, clock: Pick<Clock, 'soon'>): Output {
+  let pieces: Buffer[] = []
+  let pendingBytes = 0
+  let scheduled = false
+  const send = (): void => {
+    scheduled = false
+    if (pieces.length === 0) return
+    const chunk = Buffer.concat(pieces)
+    pieces = []
+    pendingBytes = 0
+    stream.write(chunk)
+  }
+  const drained = async (): Promise<void> => {
+    if (stream.writableNeedDrain) await once(stream, 'drain')
+  }
+  return {
+    write: piece => {
+      const bytes = Buffer.from(piece)
+      pieces.push(bytes)
+      pendingBytes += bytes.length
+      if (pendingBytes >= FLUSH_CHARS) send()
+      else if (!scheduled) {
+        scheduled = true
+        clock.soon(send)
+      }
+      return stream.writableNeedDrain ? drained() : undefined
+    },
+    flush: async () => {
+      send()
+      await drained()
+    },
+  }
+}
+
+/** Prints rows under headings, as a table for people. */
+export async function printTable(
+  stream: Writable,
+  headings: readonly string[],
+  rows: readonly (readonly (string | number)[])[],
+): Promise<void> {
+  const { default: Table } = await import('cli-table3')
+  const bare = { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '' }
+  const none = { 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '' }
+  const table = new Table({
+    head: [...headings],
+    chars: { ...bare, ...none, right: '', 'right-mid': '', middle: '  ' },
+    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
+    colAligns: headings.map((_, column) =>
+      rows.length > 0 && rows.every(row => typeof row[column] === 'number') ? 'right' : 'left',
+    ),
+  })
+  for (const row of rows) table.push([...row])
+  stream.write(`${trimEnds(table.toString())}\n`)
+}
+
+function trimEnds(text: string): string {
+  return text
+    .split('\n')
+    .map(line => line.trimEnd())
+    .join('\n')
+}
+
+/** Prints one JSON document. */
+export function printJson(stream: Writable, value: unknown): void {
+  stream.write(`${JSON.stringify(value, null, 2)}\n`)
+}
+
+/** A moment in UTC without the noise of ISO's T and milliseconds. */
+export function showTime(timeMs: number): string {
+  return `${new Date(timeMs).toISOString().slice(0, 19).replace('T', ' ')}Z`
+}
