@@ -28,15 +28,10 @@ export function changeLane(
 export function bindLane(state: ForwarderState, lane: LaneState, out: Output[]): void {
   const { ledger } = lane
   const { topicId } = must(lane.opened, 'a lane is bound by an answer to open')
-  if (ledger.topicId === null) {
-    changeLane(lane, { kind: 'bind', topicId }, 'resume', out)
-  } else if (ledger.topicId !== topicId) {
-    // Sent data is still there for keepAckedMs: another topic gets all of it, and a note that runs begin anew.
-    const from = Math.min(ledger.startOffset, ledger.committed)
-    const message = `${ledger.topic} is another topic than before: lane ${ledger.lane} starts at its log's start`
-    out.push({ t: 'alarm', alarm: { kind: 'moved', message, lane: lane.key } })
-    changeLane(lane, { kind: 'recut', from, reason: 'moved', topicId }, 'resume', out)
-  } else resumeLane(state, lane, out)
+  // Another id in the same cluster is a topic the hub made anew after it went back and forgot the old one: what the edge
+  // remembers stays true of the lane, and resuming finds that the hub knows less.
+  if (ledger.topicId !== topicId) changeLane(lane, { kind: 'bind', topicId }, 'resume', out)
+  else resumeLane(state, lane, out)
 }
 
 /** Finds the offset to go on at from the hub's tip, see "Resume" and "A hub that went back" in the design. */

@@ -1,6 +1,6 @@
 import type { GapFrame, OpenedFrame, RunFrame } from '../common/wire.ts'
 import type { ForwarderOptions, Output, SessionState } from './forward-types.ts'
-import type { Ledger } from './ledger.ts'
+import type { Ledger, Verdict } from './ledger.ts'
 
 /** The forwarder's state; forwarder.ts says what it means, forward-lane.ts moves one lane. */
 
@@ -64,7 +64,7 @@ export interface Connection {
   attempts: number
   /** Whether the hub took anything in this connection. */
   progressed: boolean
-  grant: { session: number; clusterId: string; verdict: 'ok' | 'fork' | 'moved' } | null
+  grant: { session: number; clusterId: string; verdict: Verdict } | null
   blocked: boolean
   throttledUntilMs: number
   opening: number

@@ -10,7 +10,7 @@ import type {
   ThrottleFrame,
   WelcomeFrame,
 } from '../common/wire.ts'
-import type { Ledger } from './ledger.ts'
+import type { Ledger, Verdict } from './ledger.ts'
 import type { BreakReason } from './runs.ts'
 
 /** What goes into and comes out of the forwarder. */
@@ -38,6 +38,7 @@ export interface SessionState {
 
 /** A change of a ledger that must be durable before the lane goes on; the shell answers with `changed`. */
 export type LedgerChange =
+  /** The hub's topic of that name. */
   | { kind: 'bind'; topicId: string }
   /** All records from `from` on go out under new runs without predecessor; `topicId` replaces the stored one if given. */
   | { kind: 'recut'; from: number; reason: BreakReason; topicId?: string | null }
@@ -99,8 +100,8 @@ export type Output =
   | { t: 'append'; ticket: number }
   /** Forget it, prepared or not. */
   | { t: 'drop'; ticket: number }
-  /** Store the session number and cluster id durably; `fork` and `moved` recut all lanes in the same commit. */
-  | { t: 'adopt'; session: number; clusterId: string; verdict: 'ok' | 'fork' | 'moved' }
+  /** Store the session number and cluster id durably, and in the same commit what the verdict does to each lane. */
+  | { t: 'adopt'; session: number; clusterId: string; verdict: Verdict }
   | { t: 'change'; lane: string; change: LedgerChange }
   /** The hub committed everything below `offset` (or, after it went back, only that). */
   | { t: 'committed'; lane: string; offset: number }

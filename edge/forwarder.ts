@@ -24,7 +24,7 @@ import {
 } from './forward-state.ts'
 import type { ForwarderOptions, Input, Output, SessionState, StepContext } from './forward-types.ts'
 import type { Ledger } from './ledger.ts'
-import { hasPending, laneKey } from './ledger.ts'
+import { freeableEnd, hasPending, laneKey } from './ledger.ts'
 import { findRun } from './runs.ts'
 
 /**
@@ -282,8 +282,9 @@ function onRefused(
     out.push({ t: 'alarm', alarm: { kind, message, lane: lane.key } })
   }
   const isGone = frame.code === 'topic_deleted' || frame.code === 'unknown_topic'
-  if (isGone && lane.ledger.topic !== DEAD_TOPIC) {
-    alarm('dead-letter')
+  const { ledger } = lane
+  if (isGone && ledger.topic !== DEAD_TOPIC) {
+    if (freeableEnd(lane.ledger) < lane.ledger.sendableEnd) alarm('dead-letter')
     lane.retryAtMs = lane.ledger.topicId === null ? context.nowMs + DELETED_RETRY_MS : context.nowMs
     lane.burying = frame.code
     if (buryMore(lane, out)) state.toOpen.add(lane)

@@ -50,12 +50,13 @@ export function openRun(runs: Run[], run: number, start: number, reason: BreakRe
   runs.push({ run, start, end: null, prev, reason: reason ?? 'next' })
 }
 
-/** Ends the open run, if any, at `end`; one without records goes. */
-export function closeRun(runs: Run[], end: number): void {
+/** Ends the open run, if any, at `end`; one without records goes and is returned. */
+export function closeRun(runs: Run[], end: number): Run | undefined {
   const last = runs.at(-1)
-  if (last === undefined || last.end !== null) return
-  if (end <= last.start) runs.pop()
-  else last.end = end
+  if (last === undefined || last.end !== null) return undefined
+  if (end <= last.start) return runs.pop()
+  last.end = end
+  return undefined
 }
 
 /** The run that holds `offset`, or undefined between or outside runs. */
