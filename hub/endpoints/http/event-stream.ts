@@ -74,7 +74,13 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   }
 
   function awaitRecords(partition: number): void {
-    const cancel = logs.whenPast(topic.topicId, partition, offsets.get(partition) ?? 0, () => {
+    const offset = offsets.get(partition) ?? 0
+    // A log that ends earlier is not waited for: what it gets anew below the offset is not what was read there.
+    if (logs.bounds(topic.topicId, partition).highWatermark < offset) {
+      ready.push(partition)
+      return
+    }
+    const cancel = logs.whenPast(topic.topicId, partition, offset, () => {
       cancelWaits.delete(partition)
       ready.push(partition)
       wake()

@@ -13,6 +13,8 @@ import type { Ports } from '../../ports.ts'
 import { createAccessCheck, refuseOpenListener } from './auth.ts'
 import type { HttpContext, HttpLimits } from './context.ts'
 import { countLimit, createByteBudget, HTTP_LIMITS } from './context.ts'
+import type { Drain } from './drain.ts'
+import { createDrain } from './drain.ts'
 import { edgeReadings, registerEdges } from './edges.ts'
 import { errorBody, fromFastify, sendError } from './errors.ts'
 import { handleUnknown } from './not-found.ts'
@@ -75,6 +77,7 @@ export async function startHttp(options: HttpEndpointOptions): Promise<HttpEndpo
   registerEdges(app, context)
   const streams = registerStream(app, context)
 
+  const drain = createDrain(app.server)
   app.server.maxConnections = context.limits.maxConnections + SPARE_CONNECTIONS
   app.server.on('drop', () => countLimit(context, 'maxConnections'))
   const upgrades = serveUpgrades(app.server, options.upgrades, checkAccess, context)
@@ -82,7 +85,7 @@ export async function startHttp(options: HttpEndpointOptions): Promise<HttpEndpo
   await listen(app, options.address)
   return {
     address: boundAddress(app, options.address),
-    close: () => closeAll(app, context, streams, upgrades),
+    close: () => closeAll(app, context, drain, streams, upgrades),
   }
 }
 
@@ -108,7 +111,6 @@ function createApp(log: FastifyBaseLogger): FastifyInstance {
     requestTimeout: REQUEST_TIMEOUT_MS,
     // While it closes, what still comes on open connections is served.
     return503OnClosing: false,
-    forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 3 * MAX_TOPIC_NAME_LENGTH },
     // Clients that offer HTTP/2 by `Upgrade: h2c` on each request (Java's do) are answered in HTTP/1.1.
     http: { shouldUpgradeCallback: request => request.headers.upgrade?.toLowerCase() === 'websocket' },
@@ -204,10 +206,12 @@ function boundAddress(app: FastifyInstance, wanted: Address): Address {
 async function closeAll(
   app: FastifyInstance,
   context: HttpContext,
+  drain: Drain,
   streams: Streams,
   upgrades: Upgrades,
 ): Promise<void> {
   streams.close()
+  drain.start()
   const deadline = context.clock.setTimer(() => app.server.closeAllConnections(), context.limits.closeGraceMs)
   await Promise.all([upgrades.close(), app.close()])
   deadline.cancel()

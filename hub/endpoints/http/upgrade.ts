@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import type { IncomingMessage, Server } from 'node:http'
 import { STATUS_CODES } from 'node:http'
 import type { Duplex } from 'node:stream'
@@ -94,6 +93,10 @@ export function serveUpgrades(
   function admit(path: string, webSocket: WebSocket, request: IncomingMessage, accept: AcceptSocket): void {
     counts.set(path, (counts.get(path) ?? 0) + 1)
     const { remoteAddress = 'unknown', remotePort = 0 } = request.socket
+    // Garbage and oversize messages: ws closes the connection with the right code, whatever the endpoint does.
+    webSocket.on('error', error =>
+      context.log.debug({ err: error, remote: remoteAddress }, 'a WebSocket failed'),
+    )
     const session = accept(webSocket, `${remoteAddress}:${remotePort}`)
     sessions.add(session)
     webSocket.once('close', () => {
@@ -107,7 +110,10 @@ export function serveUpgrades(
     const timer: Timer = context.clock.setTimer(() => {
       for (const webSocket of webSockets.clients) webSocket.terminate()
     }, context.limits.closeGraceMs)
-    const gone = Array.from(webSockets.clients, webSocket => once(webSocket, 'close'))
+    const gone = Array.from(
+      webSockets.clients,
+      webSocket => new Promise<void>(resolve => webSocket.once('close', () => resolve())),
+    )
     for (const session of sessions) {
       session
         .close()
