@@ -3,7 +3,7 @@
 const parts = process.versions.node.split('.').map(Number)
 if (parts[0] < 22 || (parts[0] === 22 && parts[1] < 18)) {
   console.error(
-    `error: tributary needs Node 22.18 or newer, this is ${process.version}: see https://nodejs.org`,
+    `error: tributary needs Node 22.18 or newer, this is ${process.versions.node}: see https://nodejs.org`,
   )
   process.exit(1)
 }

@@ -1,8 +1,6 @@
 /** `tributary demo`: the whole way from sensor to subscriber on this machine, and a proof that nothing was lost. */
 
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { nodeEnv } from '../common/env-node.ts'
-import { runDemo } from './run.ts'
 
 const positive = (text: string): number => {
   const value = Number(text)
@@ -33,7 +31,16 @@ export function demoCommand(script: string): Command {
         .choices(['0', '1', '2'])
         .default('2'),
     )
-    .addHelpText('after', '\nExits 1 if a reading was lost, repeated or reordered.')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ tributary demo
+  $ tributary demo --seconds 15 --json
+  $ tributary demo --csv readings/ --kill
+
+Exits 1 if a reading was lost, repeated or reordered.`,
+    )
     .action(async (flags: Flags) => {
       const stop = new AbortController()
       const onSignal = (): void => {
@@ -41,6 +48,11 @@ export function demoCommand(script: string): Command {
         stop.abort()
       }
       process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
+      // Loaded here, so that the other commands don't carry an MQTT client and readers of sensors.
+      const [{ nodeEnv }, { runDemo }] = await Promise.all([
+        import('../common/env-node.ts'),
+        import('./run.ts'),
+      ])
       const report = await runDemo(
         {
           script,

@@ -1,7 +1,7 @@
 /** An edge in a process of its own for the benchmarks. Argument: JSON of EdgeChildOptions; prints its MQTT port as JSON. */
 
 import { pino } from 'pino'
-import { defaultEdgeConfig } from '../../common/config.ts'
+import { defaultEdgeConfig } from '../../common/config-edge.ts'
 import type { Disk } from '../../common/env.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import { startEdge } from '../../edge/agent.ts'
