@@ -45,7 +45,7 @@ export const HTTP_LIMITS: Readonly<HttpLimits> = {
   maxStreams: 256,
   streamHeartbeatMs: 15 * SECOND_MS,
   streamStallMs: 300 * SECOND_MS,
-  closeGraceMs: 12 * SECOND_MS,
+  closeGraceMs: 8 * SECOND_MS,
 }
 
 /** The largest batch after decompression that is shown as JSON. */

@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { BATCH_HEADER_BYTES } from '../../../common/batch.ts'
 import { BatchBuilder } from '../../../common/batch-builder.ts'
-import { concat } from '../../../common/bytes.ts'
+import { concat, varintBytes } from '../../../common/bytes.ts'
 import { ERROR_CODES, isTributaryError, TributaryError } from '../../../common/errors.ts'
 import { KIB, MIB } from '../../../common/limits.ts'
 import { partitionForKey } from '../../../common/murmur2.ts'
@@ -145,9 +146,9 @@ function buildLanes(
 }
 
 function buildChunks(lane: Lane, topic: Topic, records: readonly RecordRequest[]): void {
-  const { maxRecordBytes } = topic.config
-  const large = new BatchBuilder({ maxBytes: maxRecordBytes })
-  const small = new BatchBuilder({ maxBytes: Math.min(maxRecordBytes, TARGET_BATCH_BYTES) })
+  const maxBatchBytes = largestRecordBatch(topic)
+  const large = new BatchBuilder({ maxBytes: maxBatchBytes })
+  const small = new BatchBuilder({ maxBytes: Math.min(maxBatchBytes, TARGET_BATCH_BYTES) })
   for (const index of lane.indices) {
     const record = records[index]
     if (record === undefined) continue
@@ -159,6 +160,12 @@ function buildChunks(lane: Lane, topic: Topic, records: readonly RecordRequest[]
     addBatch(lane, large)
   }
   if (small.recordCount > 0) addBatch(lane, small)
+}
+
+/** A batch of one record of `maxRecordBytes`, which does not count the record's own length field. */
+function largestRecordBatch(topic: Topic): number {
+  const { maxRecordBytes } = topic.config
+  return BATCH_HEADER_BYTES + varintBytes(maxRecordBytes) + maxRecordBytes
 }
 
 function refuseLarge(topic: Topic, index: number): never {

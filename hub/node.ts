@@ -1,0 +1,125 @@
+import type { Logger } from 'pino'
+import type { Address } from '../common/address.ts'
+import { formatAddress, parseAddress } from '../common/address.ts'
+import type { HubConfig } from '../common/config-hub.ts'
+import type { Env } from '../common/env.ts'
+import { TributaryError } from '../common/errors.ts'
+import type { Reading } from '../common/metrics.ts'
+import { createMetrics } from '../common/metrics.ts'
+import { wsLink } from '../common/net-node.ts'
+import { VERSION } from '../common/version.ts'
+import { SUBSCRIBE_PATH, UPLINK_PATH } from '../common/wire.ts'
+import { refuseOpenListener } from './endpoints/http/auth.ts'
+import type { HttpEndpoint } from './endpoints/http/server.ts'
+import { startHttp } from './endpoints/http/server.ts'
+import type { AcceptSocket } from './endpoints/http/upgrade.ts'
+import { acceptSubscriber, createSubscribeCounters } from './endpoints/subscribe/subscriber.ts'
+import { acceptUplink, createUplinkCounters } from './endpoints/uplink/uplink.ts'
+import type { Ports } from './ports.ts'
+
+/** Puts a hub node together: the engine, and the endpoints in front of it. */
+
+/** A running hub node. */
+export interface Hub {
+  /** Where edges, clients and REST find it. */
+  address: Address
+  ports: Ports
+  /** Stops accepting, finishes what is in flight, closes connections with 1001, flushes and releases the data directory. Idempotent. */
+  close(): Promise<void>
+  /** Resolves where the hub can't go on, such as after a failed fdatasync: the process must exit non-zero. */
+  failed: Promise<TributaryError>
+}
+
+/** What stands behind the endpoints. */
+export interface Engine {
+  ports: Ports
+  readings: Reading[]
+  onFailed(listener: (error: TributaryError) => void): void
+  close(): Promise<void>
+}
+
+/**
+ * Serves an engine. Rejects as `startHttp` does, with the engine left open.
+ */
+export async function serveEngine(engine: Engine, config: HubConfig, env: Env, log: Logger): Promise<Hub> {
+  const failed = new Promise<TributaryError>(resolve => engine.onFailed(resolve))
+  const http = await listen(engine, config, env, log)
+  const { ports } = engine
+  log.info(
+    { http: formatAddress(http.address), data: config.data, clusterId: ports.clusterId },
+    'the hub is ready',
+  )
+  let closing: Promise<void> | null = null
+  return {
+    address: http.address,
+    ports,
+    failed,
+    close: () => {
+      closing ??= http.close().finally(() => engine.close())
+      return closing
+    },
+  }
+}
+
+function listen(engine: Engine, config: HubConfig, env: Env, log: Logger): Promise<HttpEndpoint> {
+  const { ports } = engine
+  const { limits } = config
+  const uplink = createUplinkCounters()
+  const subscribe = createSubscribeCounters()
+  const metrics = createMetrics()
+  metrics.add(engine.readings)
+  metrics.add(counterReadings('uplink', uplink))
+  metrics.add(counterReadings('subscribe', subscribe))
+  const acceptEdge: AcceptSocket = (socket, remote) =>
+    acceptUplink(wsLink(socket, remote), { ports, env, log, limits, counters: uplink })
+  const acceptClient: AcceptSocket = (socket, remote) =>
+    acceptSubscriber(wsLink(socket, remote), { ports, env, log, limits, counters: subscribe })
+  return startHttp({
+    ports,
+    clock: env.clock,
+    codec: env.codec,
+    log,
+    metrics,
+    software: { name: 'tributary', version: VERSION },
+    address: listenAddress(config),
+    tokens: config.tokens,
+    allowAnonymous: config.allowAnonymous,
+    limits: {
+      maxConnections: limits.maxConnections,
+      maxFrameBytes: limits.maxFrameBytes,
+      maxBodyBytes: limits.maxBodyBytes,
+    },
+    upgrades: { [UPLINK_PATH]: acceptEdge, [SUBSCRIBE_PATH]: acceptClient },
+  })
+}
+
+function listenAddress(config: HubConfig): Address {
+  const address = parseAddress(config.http)
+  if (address !== null) return address
+  throw new TributaryError(
+    'config_invalid',
+    `http is "${config.http}"; it must be HOST:PORT, such as 127.0.0.1:7600`,
+  )
+}
+
+/** Counters that are of now. */
+const GAUGES: ReadonlySet<string> = new Set(['open', 'subscriptions'])
+
+/** The plain counters of an endpoint as metrics. */
+function counterReadings(endpoint: string, counters: object): Reading[] {
+  return Object.keys(counters).map(key => {
+    const gauge = GAUGES.has(key)
+    const snake = key.replace(/[A-Z]/g, letter => `_${letter.toLowerCase()}`)
+    return {
+      name: `tributary_${endpoint}_${snake}${gauge ? '' : '_total'}`,
+      help: `${snake.replaceAll('_', ' ')} of the ${endpoint} endpoint, see ${endpoint}'s counters.`,
+      kind: gauge ? 'gauge' : 'counter',
+      read: () => Number(Reflect.get(counters, key)),
+    }
+  })
+}
+
+/** For the configuration alone, before anything is opened: see `refuseOpenListener`. */
+export function checkListener(config: HubConfig): void {
+  refuseOpenListener({ ...config, address: listenAddress(config) })
+}
