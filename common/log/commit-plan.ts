@@ -13,6 +13,8 @@ export interface DataItem {
   kind: 'data'
   log: SegmentedLog
   bytes: Uint8Array
+  /** The log's end before it; a new segment is named so, and jumps lie within segments. */
+  previousEnd: number
   firstOffset: number
   endOffset: number
   appendTimeMs: number
@@ -116,7 +118,7 @@ export function planWrites(turns: readonly Turn[]): SegmentWrite[] {
       if (item.kind !== 'data') continue
       const { log, bytes } = item
       const { segment, isNew } = log.planSegment(
-        item.firstOffset,
+        item.previousEnd,
         item.endOffset,
         bytes.length,
         item.appendTimeMs,

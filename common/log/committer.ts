@@ -389,6 +389,7 @@ export class Committer {
     }
     for (const item of dataItems(left)) {
       const run = stampRun(item.bytes, item.log.endOffset, item.leaderEpoch, item.bytes.length, item.jumps)
+      item.previousEnd = item.log.endOffset
       item.firstOffset = run.firstOffset
       item.endOffset = run.endOffset
       item.log.endOffset = run.endOffset

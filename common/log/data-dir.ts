@@ -105,7 +105,8 @@ async function readMeta(disk: Disk, path: string): Promise<Meta | undefined> {
   if (!(await disk.exists(file))) {
     // Made last: without it and without a checkpoint nothing was ever committed here.
     const checkpoint = await readCheckpoint(disk, path)
-    if (checkpoint === undefined && (await disk.list(`${path}/logs`)).length === 0) return undefined
+    const unused = checkpoint === undefined || (checkpoint.firstCommit === 1 && checkpoint.logs.length === 0)
+    if (unused && (await disk.list(`${path}/logs`)).length === 0) return undefined
     throw new TributaryError(
       'corrupt_log',
       `${file} is missing though ${path} holds logs: restore it from a backup`,

@@ -43,6 +43,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
         kind: 'data',
         log,
         bytes,
+        previousEnd: log.endOffset,
         firstOffset: run.firstOffset,
         endOffset: run.endOffset,
         jumps: run.jumps,

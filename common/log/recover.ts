@@ -24,6 +24,7 @@ import { eachAtMost } from './work.ts'
 /** Logs recovered at once; each keeps a file open and a buffer. */
 const LOGS_AT_ONCE = 8
 const MAX_SYNCS_AT_ONCE = 4
+const COPY_BYTES = 1024 * 1024
 
 export interface RecoverInput {
   disk: Disk
@@ -211,6 +212,10 @@ function applicableReplays(plan: LogPlan, bases: readonly number[]): Replay[] {
   })
 }
 
+/**
+ * Writes what the journal holds into the segments, also where they seem to hold it: what is read may be a page that the
+ * disk never took (a failed fdatasync leaves such behind), and only writing it again makes syncing it mean something.
+ */
 async function replaySegments(
   run: Run,
   plan: LogPlan,
@@ -219,39 +224,37 @@ async function replaySegments(
 ): Promise<void> {
   for (const replay of replays) {
     const path = segmentPath(folder, replay.segmentBase)
-    if (
-      replay.crc !== undefined &&
-      (await segmentCrc(run, `${path}.log`, replay.position, replay.length)) === replay.crc
-    ) {
-      // The page cache may hold what the disk does not: synced with the rest.
-      await run.files.write(`${path}.log`, async () => {})
-      run.dirty.add(path)
-      continue
-    }
-    const journaled = await replayCrc(run, replay.half, replay.payloadAt, replay.length)
-    // Damaged in both places: what is in the segment is checked batch by batch later.
-    if (journaled === undefined || (replay.crc !== undefined && journaled !== replay.crc)) continue
-    await copyFromJournal(run, replay, `${path}.log`)
+    const half = run.halves[replay.half]
+    const { position, length, crc, payloadAt } = replay
+    const journaled = half === undefined ? undefined : await rangeCrc(half, payloadAt, length)
+    if (half !== undefined && journaled !== undefined && (crc === undefined || journaled === crc)) {
+      await copyRange(run, half, payloadAt, `${path}.log`, position, length)
+    } else if (await run.disk.exists(`${path}.log`)) {
+      // Damaged in the journal: the segment's own bytes, which are checked batch by batch later.
+      await run.files.use(`${path}.log`, file =>
+        copyRange(run, file, position, `${path}.log`, position, length),
+      )
+    } else continue
     run.dirty.add(path)
     run.folders.add(folder)
   }
   if (plan.wasCut) run.folders.add(folder)
 }
 
-async function copyFromJournal(run: Run, replay: Replay, path: string): Promise<void> {
-  const half = run.halves[replay.half]
-  if (half === undefined) return
-  const buffer = scanBuffers.take(Math.min(replay.length, 1024 * 1024))
+async function copyRange(
+  run: Run,
+  from: DiskFile,
+  fromPosition: number,
+  path: string,
+  position: number,
+  length: number,
+): Promise<void> {
+  const buffer = scanBuffers.take(Math.min(length, COPY_BYTES))
   try {
-    for (let done = 0; done < replay.length; ) {
-      const got = await readFully(
-        half,
-        buffer,
-        Math.min(buffer.length, replay.length - done),
-        replay.payloadAt + done,
-      )
+    for (let done = 0; done < length; ) {
+      const got = await readFully(from, buffer, Math.min(buffer.length, length - done), fromPosition + done)
       if (got === 0) return
-      await run.files.write(path, file => file.writev([buffer.subarray(0, got)], replay.position + done))
+      await run.files.write(path, file => file.writev([buffer.subarray(0, got)], position + done))
       done += got
     }
   } finally {
@@ -270,13 +273,13 @@ async function adoptBeyond(run: Run, plan: LogPlan, folder: string, bases: reado
       const result = await scanBatches(file, range, true, () => undefined)
       if (result.position === from) return
       plan.verify ??= { segmentBase: base, position: from, offset: plan.endOffset }
+      await copyRange(run, file, from, `${path}.log`, from, result.position - from)
       plan.segmentBase = base
       plan.position = result.position
       plan.endOffset = result.offset
       run.dirty.add(path)
       run.folders.add(folder)
     })
-    if (run.dirty.has(path)) await run.files.write(`${path}.log`, async () => {})
   }
 }
 

@@ -122,7 +122,7 @@ export class SegmentedLog {
 
   /** Where the next append of this size goes: the active segment, or a new one. */
   planSegment(
-    firstOffset: number,
+    previousEnd: number,
     endOffset: number,
     sizeBytes: number,
     timeMs: number,
@@ -135,11 +135,11 @@ export class SegmentedLog {
       const old = active.firstTimeMs !== undefined && timeMs - active.firstTimeMs >= this.options.segmentMs
       if (!full && !old && endOffset - active.baseOffset < MAX_SEGMENT_OFFSETS)
         return { segment: active, isNew: false }
-      if (active.writtenBytes === 0 && active.baseOffset === firstOffset)
+      if (active.writtenBytes === 0 && active.baseOffset === previousEnd)
         return { segment: active, isNew: false }
     }
     this.rollNext = false
-    const segment = newSegment(this.folder, firstOffset)
+    const segment = newSegment(this.folder, previousEnd)
     segment.metaLoaded = true
     const index = new SegmentIndex()
     segment.readyIndex = index
