@@ -21,6 +21,7 @@ import { isTributaryError, messageOf, systemErrorCode } from './common/errors.ts
 import { VERSION } from './common/version.ts'
 import { demoCommand } from './demo/commands.ts'
 import { addEdgeCommands } from './edge/commands.ts'
+import { addUsersCommands } from './edge/commands-users.ts'
 import { addHubCommands } from './hub/commands.ts'
 
 /** The real process. */
@@ -84,6 +85,7 @@ function createProgram(cli: Cli): Command {
   addEdgesCommands(program, cli)
   addLogCommands(program, cli)
   addConfigCommands(program, cli)
+  addUsersCommands(program, cli)
   return program
 }
 

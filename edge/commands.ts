@@ -56,7 +56,7 @@ const SETTINGS: readonly SettingFlag[] = [
   },
 ]
 
-/** Adds `tributary edge`, `edge status` and `mqtt-users`. */
+/** Adds `tributary edge` and `edge status`. */
 export function addEdgeCommands(program: Command, cli: Cli): void {
   const edge = program
     .command('edge')

@@ -2,12 +2,13 @@
 
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { VERSION } from '../common/version.ts'
+import { parseUsers } from '../edge/mqtt/users.ts'
 import { runCli } from './run-cli.ts'
 
 const directory = mkdtempSync(join(tmpdir(), 'tributary-main-'))
@@ -127,6 +128,43 @@ describe('config check', () => {
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
     expect(stderr).toContain('idd is unknown; did you mean id?')
     expect(stderr).toContain('nodeId is -1; expected a whole number from 1')
+  })
+})
+
+describe('mqtt-users add', () => {
+  test('adds users and changes passwords', async () => {
+    const path = join(directory, 'users')
+    const add = (user: string, input: string) => runCli(['mqtt-users', 'add', path, user], { input })
+    for (const [user, input] of [
+      ['ann', 'one\n'],
+      ['bob', 'two'],
+      ['ann', 'three\nignored\n'],
+    ] as const) {
+      expect((await add(user, input)).code).toBe(0)
+    }
+    const users = parseUsers(path, readFileSync(path))
+    const attempts = [
+      ['ann', 'three'],
+      ['ann', 'one'],
+      ['bob', 'two'],
+    ] as const
+    const verdicts = await Promise.all(
+      attempts.map(([user, password]) => users.verify(user, Buffer.from(password))),
+    )
+    expect(verdicts).toEqual([true, false, true])
+  })
+
+  test('refuses empty passwords and names that the file can not hold', async () => {
+    const path = join(directory, 'none')
+    expect(await runCli(['mqtt-users', 'add', path, 'ann'])).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('is empty'),
+    })
+    expect(await runCli(['mqtt-users', 'add', path, 'a:b'], { input: 'x\n' })).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('no colon'),
+    })
+    expect(existsSync(path)).toBe(false)
   })
 })
 
