@@ -1,10 +1,9 @@
 import { TributaryError } from '../../common/errors.ts'
 import { MAX_LANES } from '../../common/limits.ts'
 import type { CreateTopic, EdgeAlarm, Topic, TopicConfig } from '../ports.ts'
-import type { Image } from './image.ts'
+import type { Image, ImageRecord } from './image.ts'
 import { checkEdgeId, checkTopicName, DEAD_TOPIC, GAPS_TOPIC } from './names.ts'
 import { placeLane } from './placement.ts'
-import type { MetadataRecord } from './records.ts'
 import type { Grant, Verdict } from './sessions.ts'
 import { confirmSession, grantSession, NO_SESSION } from './sessions.ts'
 import { checkTopicConfig } from './topic-config.ts'
@@ -33,7 +32,7 @@ export interface Context {
 }
 
 export interface Plan<Response> {
-  records: MetadataRecord[]
+  records: ImageRecord[]
   response: Response
 }
 
@@ -156,7 +155,7 @@ export function ensureInternalTopics(
   freshTopicIds: readonly [string, string],
   nowMs: number,
 ): Plan<null> {
-  const records: MetadataRecord[] = []
+  const records: ImageRecord[] = []
   const wanted = [
     // One partition: alerts want the gaps of all edges in one order, and they are few.
     { name: GAPS_TOPIC, partitions: 1, freshTopicId: freshTopicIds[0] },
@@ -195,7 +194,7 @@ export function connectEdge(
   const { edgeId, session: presented, address, software } = request
   checkEdgeId(edgeId)
   const known = image.edge(edgeId)
-  const records: MetadataRecord[] = []
+  const records: ImageRecord[] = []
   if (known === undefined) {
     if (image.edgeCount() >= settings.maxEdges) {
       refuseLimit('maxEdges', settings.maxEdges, 'remove edges that are gone ("tributary edges remove")')

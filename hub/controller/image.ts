@@ -40,6 +40,9 @@ export interface DeletedTopic {
   readonly atMs: number
 }
 
+/** Records that change an image; a snapshot's mark replaces it instead. */
+export type ImageRecord = Exclude<MetadataRecord, { type: 'snapshot' }>
+
 /** The cluster's metadata, for reading. Changed by `replay` alone. */
 export interface Image {
   clusterId(): string | null
@@ -57,9 +60,9 @@ export interface Image {
   /** Of all topics together. */
   partitionCount(): number
   nextProducerId(): number
-  replay(record: MetadataRecord): void
+  replay(record: ImageRecord): void
   /** Records that make this image from an empty one: a snapshot. */
-  records(): MetadataRecord[]
+  records(): ImageRecord[]
 }
 
 /** An image without anything in it. */
@@ -148,7 +151,7 @@ export function emptyImage(): Image {
     lanes.set(topicId, bound)
   }
 
-  function replay(record: MetadataRecord): void {
+  function replay(record: ImageRecord): void {
     switch (record.type) {
       case 'cluster':
         cluster = record
@@ -178,8 +181,8 @@ export function emptyImage(): Image {
     }
   }
 
-  function edgeRecords(edge: EdgeState): MetadataRecord[] {
-    const made: MetadataRecord[] = [{ type: 'edge_registered', edgeId: edge.id, atMs: edge.firstSeenMs }]
+  function edgeRecords(edge: EdgeState): ImageRecord[] {
+    const made: ImageRecord[] = [{ type: 'edge_registered', edgeId: edge.id, atMs: edge.firstSeenMs }]
     const { session, fork, address, software, lastSeenMs } = edge
     // One grant per alarm brings the list of alarms back; the last one carries the state.
     for (const alarm of edge.alarms.length === 0 ? [null] : edge.alarms) {
@@ -194,8 +197,8 @@ export function emptyImage(): Image {
     return made
   }
 
-  function records(): MetadataRecord[] {
-    const made: MetadataRecord[] = cluster === null ? [] : [cluster]
+  function records(): ImageRecord[] {
+    const made: ImageRecord[] = cluster === null ? [] : [cluster]
     for (const { topicId, name, partitions, internal, config, createdMs } of byId.values()) {
       made.push({ type: 'topic_created', topicId, name, partitions, internal, config, atMs: createdMs })
     }
@@ -225,6 +228,6 @@ export function emptyImage(): Image {
 }
 
 /** The record that founds a cluster. */
-export function foundingRecord(clusterId: string, nowMs: number): MetadataRecord {
+export function foundingRecord(clusterId: string, nowMs: number): ImageRecord {
   return { type: 'cluster', clusterId, format: METADATA_FORMAT, atMs: nowMs }
 }

@@ -70,6 +70,8 @@ const recordSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('session_confirmed'), edgeId: id, session }),
   z.object({ type: z.literal('edge_removed'), edgeId: id }),
   z.object({ type: z.literal('lane_bound'), edgeId: id, topicId: id, lane: count, partition: count }),
+  /** The records that follow are all there is: the image begins anew. */
+  z.object({ type: z.literal('snapshot') }),
   /** Producer ids below `next` are given out. */
   z.object({ type: z.literal('producer_ids'), next: count }),
 ])

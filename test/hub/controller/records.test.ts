@@ -35,6 +35,7 @@ const samples: MetadataRecord[] = [
   { type: 'session_confirmed', edgeId: 'e', session },
   { type: 'edge_removed', edgeId: 'e' },
   { type: 'lane_bound', edgeId: 'e', topicId: 'a', lane: 0, partition: 11 },
+  { type: 'snapshot' },
   { type: 'producer_ids', next: 2 ** 50 },
 ]
 

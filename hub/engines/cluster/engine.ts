@@ -1,0 +1,269 @@
+import type { Logger } from 'pino'
+import type { HubConfig } from '../../../common/config-hub.ts'
+import type { Env, Timer } from '../../../common/env.ts'
+import type { TributaryError } from '../../../common/errors.ts'
+import { messageOf } from '../../../common/errors.ts'
+import { KIB, MIB, SECOND_MS } from '../../../common/limits.ts'
+import { openDataDir } from '../../../common/log/data-dir.ts'
+import type { DataDir, DataDirStats } from '../../../common/log/types.ts'
+import { eachAtMost } from '../../../common/log/work.ts'
+import type { ControllerSettings } from '../../controller/controller.ts'
+import { ensureInternalTopics } from '../../controller/controller.ts'
+import { foundingRecord } from '../../controller/image.ts'
+import { GAPS_TOPIC } from '../../controller/names.ts'
+import type { Ports, Topic } from '../../ports.ts'
+import type { HubTime } from '../../replica/hub-time.ts'
+import { createHubTime } from '../../replica/hub-time.ts'
+import type { TopicCounters } from '../../replica/stats.ts'
+import { createFleet, freshTopicId } from './fleet.ts'
+import { createGapWriter } from './gaps.ts'
+import { createLogs } from './logs.ts'
+import type { Metadata } from './metadata.ts'
+import { openMetadata } from './metadata.ts'
+import type { PartitionTable } from './partitions.ts'
+import { createPartitionTable, MAX_OPENING_AT_ONCE } from './partitions.ts'
+import { createTopics } from './topics.ts'
+
+/** Producer snapshots and damage told of, by key. */
+const STATE_LOG = '__partition_state'
+/** Memory for them: a hundred thousand lanes take about 10 MB. */
+const MAX_STATE_BYTES = 512 * MIB
+/** Edges the hub remembers. */
+export const MAX_EDGES = 100_000
+/** Between two rounds of snapshots, expiry and retention. */
+const MAINTENANCE_MS = 30 * SECOND_MS
+/** A frame's room beside its batches. */
+const FRAME_ROOM_BYTES = 64 * KIB
+
+/** What `/metrics` shows of the engine. */
+export interface EngineStats {
+  data: DataDirStats
+  metadata: ReturnType<Metadata['stats']>
+  topics: { topic: string; topicId: string; partitions: number; internal: boolean; counters: TopicCounters }[]
+  edges: { known: number; connected: number; alarms: number }
+  /** Gaps that could not be told of in `_gaps`. */
+  gapNoticeFailures: number
+  /** How far the wall clock jumped, while that pauses retention. */
+  clockJumpMs: number | null
+  producers: { clients: number; lanes: number; evicted: number }
+}
+
+/** The engine of one hub node. */
+export interface ClusterEngine {
+  ports: Ports
+  stats(): EngineStats
+  /** Called once when nothing can be made durable any more: the process must exit non-zero. */
+  onFailed(listener: (error: TributaryError) => void): void
+  /** Snapshots, flushes, releases the directory. */
+  close(): Promise<void>
+}
+
+/** Opens the data directory and all in it. Rejects as openDataDir does, and with `directory_newer_format` for metadata of a newer version. */
+export async function openClusterEngine(config: HubConfig, env: Env, log: Logger): Promise<ClusterEngine> {
+  const { commitMs, journalBytes, reserveBytes, tailCacheBytes } = config.storage
+  const options = { commitMs, journalBytes, reserveBytes, tailCacheBytes }
+  const dataDir = await openDataDir(config.data, options, env)
+  try {
+    return await openOver(dataDir, config, env, log)
+  } catch (error) {
+    await dataDir.close()
+    throw error
+  }
+}
+
+function settingsOf(config: HubConfig): ControllerSettings {
+  const { retentionMs, retentionBytes, segmentBytes, maxRecordBytes } = config.storage
+  return {
+    autoCreateTopics: config.autoCreateTopics,
+    defaultPartitions: config.defaultPartitions,
+    maxTopics: config.maxTopics,
+    maxPartitions: config.maxPartitions,
+    maxEdges: MAX_EDGES,
+    topicDefaults: { retentionMs, retentionBytes, segmentBytes, maxRecordBytes },
+    maxRecordBytesCeiling: config.limits.maxFrameBytes - FRAME_ROOM_BYTES,
+  }
+}
+
+async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logger): Promise<ClusterEngine> {
+  const { clock } = env
+  const settings = settingsOf(config)
+  const failure = failureOf(dataDir)
+  const metadata = await openMetadata(dataDir, clock)
+  const clusterId = await foundCluster(metadata, settings, env)
+  const state = await dataDir.openState(STATE_LOG, MAX_STATE_BYTES)
+  const gaps = createGapWriter(state, clock, log)
+  const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())
+  const maxBatchBytes = config.limits.maxFrameBytes
+  const topicNow = (topicId: string): Topic | undefined => metadata.image().topicById(topicId)
+  const tableContext = { env, dataDir, state, gaps, hubTime, maxBatchBytes, topic: topicNow, log }
+  const partitions = createPartitionTable(tableContext)
+  const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
+  if (gapsTopic !== undefined) await partitions.use(gapsTopic, 0, async open => gaps.open(open))
+  tellRecovery(dataDir, log)
+  await openExisting(dataDir, metadata, partitions, log)
+
+  const topics = createTopics(env, metadata, settings, partitions)
+  const fleet = createFleet({ env, metadata, settings, partitions, log })
+  const logs = createLogs(metadata, partitions)
+  const maintenance = startMaintenance(env, hubTime, partitions, log)
+  let closing: Promise<void> | null = null
+
+  async function close(): Promise<void> {
+    await maintenance.stop()
+    await eachAtMost(MAX_OPENING_AT_ONCE, [...partitions.open()], async partition => {
+      await partition
+        .snapshot()
+        .catch(error => log.warn({ reason: messageOf(error) }, 'no producer snapshot'))
+    })
+    await dataDir.close()
+  }
+
+  function stats(): EngineStats {
+    const edges = fleet.list()
+    const producers = { clients: 0, lanes: 0, evicted: 0 }
+    for (const partition of partitions.open()) {
+      const counted = partition.producerStats()
+      producers.clients += counted.clients
+      producers.lanes += counted.lanes
+      producers.evicted += counted.evicted
+    }
+    return {
+      data: dataDir.stats(),
+      metadata: metadata.stats(),
+      topics: topics.list().map(({ name, topicId, partitions: count, internal }) => {
+        return { topic: name, topicId, partitions: count, internal, counters: partitions.counters(topicId) }
+      }),
+      edges: {
+        known: edges.length,
+        connected: edges.filter(edge => edge.connected).length,
+        alarms: edges.reduce((total, edge) => total + edge.alarms.length, 0),
+      },
+      gapNoticeFailures: gaps.failures(),
+      clockJumpMs: hubTime.jumpMs(),
+      producers,
+    }
+  }
+
+  return {
+    ports: {
+      clusterId,
+      nodeId: config.nodeId,
+      topics,
+      logs,
+      fleet,
+      notReadyReason: () => failure.error()?.message ?? (closing === null ? null : 'the hub is stopping'),
+    },
+    stats,
+    onFailed: failure.listen,
+    close: () => {
+      closing ??= close()
+      return closing
+    },
+  }
+}
+
+function failureOf(dataDir: DataDir) {
+  let failed: TributaryError | null = null
+  const listeners: ((error: TributaryError) => void)[] = []
+  dataDir.onFailed(error => {
+    failed = error
+    for (const listener of listeners.splice(0)) listener(error)
+  })
+  return {
+    error: (): TributaryError | null => failed,
+    listen: (listener: (error: TributaryError) => void): void => {
+      if (failed === null) listeners.push(listener)
+      else listener(failed)
+    },
+  }
+}
+
+/** Makes the cluster's id and its own topics where they are missing. */
+async function foundCluster(metadata: Metadata, settings: ControllerSettings, env: Env): Promise<string> {
+  const nowMs = Math.round(env.clock.nowMs())
+  const founded = metadata.image().clusterId()
+  const clusterId = founded ?? freshTopicId(env)
+  if (founded === null) {
+    await metadata.submit(() => ({ records: [foundingRecord(clusterId, nowMs)], response: null }))
+  }
+  const topicIds = [freshTopicId(env), freshTopicId(env)] as const
+  await metadata.submit(image => ensureInternalTopics(image, settings, topicIds, nowMs))
+  return clusterId
+}
+
+function tellRecovery({ recovery }: DataDir, log: Logger): void {
+  for (const torn of recovery.tornTails) log.warn(torn, 'what a crash left unfinished was cut and kept aside')
+  if (recovery.belowDurableEnd) {
+    log.error('the data directory ends before what it had acked: edges will send again what they still keep')
+  }
+}
+
+/** Opens the partitions that have logs; removes what an interrupted deletion left. */
+async function openExisting(
+  dataDir: DataDir,
+  metadata: Metadata,
+  partitions: PartitionTable,
+  log: Logger,
+): Promise<void> {
+  const image = metadata.image()
+  await eachAtMost(MAX_OPENING_AT_ONCE, dataDir.logNames(), async name => {
+    const [folder, topicId, number] = name.split('/')
+    if (folder !== 't' || topicId === undefined) return
+    const topic = image.topicById(topicId)
+    if (topic === undefined) {
+      if (image.deletedTopic(topicId) !== undefined) await dataDir.deleteLog(name)
+      else log.error({ log: name }, 'a log belongs to no topic the metadata knows; it is left alone')
+      return
+    }
+    const partition = Number(number)
+    if (partitions.peek(topicId, partition) !== null) return
+    try {
+      await partitions.use(topic, partition, async () => undefined)
+    } catch (error) {
+      log.error({ topic: topic.name, partition, reason: messageOf(error) }, 'a partition could not be opened')
+    }
+  })
+}
+
+function startMaintenance(env: Env, hubTime: HubTime, partitions: PartitionTable, log: Logger) {
+  const { clock } = env
+  let timer: Timer | null = null
+  let running: Promise<void> = Promise.resolve()
+  let paused = false
+
+  async function round(): Promise<void> {
+    const retentionTimeMs = hubTime.retentionTimeMs(clock.nowMs(), clock.monotonicMs())
+    const jumpMs = hubTime.jumpMs()
+    if (jumpMs !== null && !paused) {
+      log.error(
+        { jumpMs },
+        'the wall clock jumped by over an hour: retention is paused until it is back; restart the hub if it is right now',
+      )
+    }
+    paused = jumpMs !== null
+    for (const partition of partitions.open()) {
+      try {
+        await partition.maintain(retentionTimeMs)
+      } catch (error) {
+        log.warn({ reason: messageOf(error) }, 'maintenance of a partition failed; it is tried again')
+      }
+    }
+  }
+
+  function schedule(): void {
+    timer = clock.setTimer(() => {
+      running = round().finally(() => {
+        if (timer !== null) schedule()
+      })
+    }, MAINTENANCE_MS)
+  }
+
+  schedule()
+  return {
+    stop: async (): Promise<void> => {
+      timer?.cancel()
+      timer = null
+      await running
+    },
+  }
+}

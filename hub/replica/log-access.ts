@@ -1,0 +1,119 @@
+import { eachBatch } from '../../common/batch.ts'
+import { decodeRecords } from '../../common/batch-records.ts'
+import type { Codec } from '../../common/env.ts'
+import { isTributaryError } from '../../common/errors.ts'
+import { MIB } from '../../common/limits.ts'
+import type { Damage, Log, ReadResult } from '../../common/log/types.ts'
+import { decodeSnapshot } from './producer-snapshot.ts'
+import { Producers } from './producers.ts'
+import { replayBatches } from './replay.ts'
+
+/** Reading a partition's log from within the hub: damage is passed over and told of, never a reason to stop. */
+
+const CHUNK_BYTES = MIB
+/** What a batch may unpack to while an offset is searched by time. */
+const MAX_SEARCHED_BATCH_BYTES = 64 * MIB
+
+/** Told of each damaged stretch once per process, in the order found. */
+export type OnDamage = (damage: Damage) => void
+
+/** Tells of what recovery found, before anything is read. */
+export function tellKnownDamage(log: Log, onDamage: OnDamage): void {
+  for (const damage of log.damage()) onDamage(damage)
+}
+
+/** `log.read`, isolating damage that it comes upon: this log has no replica to fetch the records from again. */
+export async function readPastDamage(
+  log: Log,
+  offset: number,
+  maxBytes: number,
+  limitOffset: number,
+  onDamage: OnDamage,
+): Promise<ReadResult> {
+  for (;;) {
+    try {
+      return await log.read(offset, maxBytes, limitOffset)
+    } catch (error) {
+      if (!isTributaryError(error, 'corrupt_log')) throw error
+      const { fromOffset, toOffset } = error.details
+      const damage = log
+        .damage()
+        .find(known => known.fromOffset === fromOffset && known.toOffset === toOffset)
+      if (damage === undefined) throw error
+      onDamage(damage)
+      log.isolate(damage)
+    }
+  }
+}
+
+/** Producers from the snapshot, as far as it fits the log, and the batches behind it. `snapshotOffset` 0: from the log alone. */
+export async function restoreProducers(
+  log: Log,
+  stored: Uint8Array | null,
+  nowMs: number,
+  onDamage: OnDamage,
+): Promise<{ producers: Producers; snapshotOffset: number }> {
+  const end = log.durableEndOffset()
+  const snapshot = stored === null ? null : decodeSnapshot(stored)
+  // One from beyond the end would call records duplicates that the log has lost.
+  const usable = snapshot !== null && snapshot.offset <= end ? snapshot : null
+  const producers = usable?.producers ?? new Producers()
+  const snapshotOffset = usable?.offset ?? 0
+  let offset = Math.max(snapshotOffset, log.startOffset())
+  while (offset < end) {
+    const { batches, nextOffset, release } = await readPastDamage(log, offset, CHUNK_BYTES, end, onDamage)
+    replayBatches(producers, batches, offset, nowMs)
+    release?.()
+    if (nextOffset <= offset) break
+    offset = nextOffset
+  }
+  return { producers, snapshotOffset }
+}
+
+/** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */
+export async function searchByTime(
+  log: Log,
+  timeMs: number,
+  limitOffset: number,
+  codec: Codec,
+  onDamage: OnDamage,
+): Promise<number> {
+  let offset = Math.max(log.startOffset(), Math.min(await log.offsetForEventTime(timeMs), limitOffset))
+  while (offset < limitOffset) {
+    const { batches, nextOffset, release } = await readPastDamage(
+      log,
+      offset,
+      CHUNK_BYTES,
+      limitOffset,
+      onDamage,
+    )
+    for (const { at, header } of eachBatch(batches)) {
+      if (header.isControl || header.lastOffset < offset || header.maxTimestampMs < timeMs) continue
+      const found = await firstAtTime(batches, at, header.baseOffset, timeMs, offset, codec)
+      if (found !== null) return found
+    }
+    release?.()
+    if (nextOffset <= offset) break
+    offset = nextOffset
+  }
+  return limitOffset
+}
+
+async function firstAtTime(
+  bytes: Uint8Array,
+  at: number,
+  baseOffset: number,
+  timeMs: number,
+  from: number,
+  codec: Codec,
+): Promise<number | null> {
+  try {
+    const records = await decodeRecords(bytes, at, codec, MAX_SEARCHED_BATCH_BYTES)
+    for (const { offset, timestampMs } of records) if (offset >= from && timestampMs >= timeMs) return offset
+    return null
+  } catch (error) {
+    // snappy and lz4 are only moved here: the batch's first record stands for the one sought.
+    if (isTributaryError(error, 'unsupported_version')) return Math.max(baseOffset, from)
+    throw error
+  }
+}

@@ -1,0 +1,94 @@
+import { z } from 'zod'
+import type { CborInput } from '../../common/cbor.ts'
+import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
+import { messageOf, TributaryError } from '../../common/errors.ts'
+import type { ClientProducer, StoredBatch } from './client-producers.ts'
+import type { LaneState } from './lanes.ts'
+import { Producers } from './producers.ts'
+
+/**
+ * Producers as bytes: a CBOR map of the format, the offset and parts, each the CBOR of up to PART_ENTRIES clients or lanes,
+ * since a partition may have a hundred thousand lanes and one CBOR value holds so many items. A snapshot belongs to
+ * an offset: all batches below are in it, none from there on.
+ */
+
+const SNAPSHOT_FORMAT = 1
+const PART_ENTRIES = 1_000
+
+const count = z.int().min(0)
+const snapshotSchema = z.object({
+  format: z.literal(SNAPSHOT_FORMAT),
+  offset: count,
+  clients: z.array(z.instanceof(Uint8Array)),
+  lanes: z.array(z.instanceof(Uint8Array)),
+})
+/** Id, epoch, last seen, then four numbers per batch. */
+const clientsSchema = z.array(z.array(z.int()))
+/** Edge, lane, run, next, and the predecessor's run and end where there is one. */
+const lanesSchema = z.array(
+  z.union([
+    z.tuple([z.string(), count, count, count]),
+    z.tuple([z.string(), count, count, count, count, count]),
+  ]),
+)
+
+/** The snapshot of all that stands below `offset`. */
+export function encodeSnapshot(producers: Producers, offset: number): Uint8Array {
+  const clients: CborInput[] = []
+  for (const [producerId, { epoch, lastMs, batches }] of producers.clients()) {
+    const fields = [producerId, epoch, Math.round(lastMs)]
+    for (const batch of batches) {
+      fields.push(batch.baseSequence, batch.lastSequence, batch.baseOffset, batch.lastOffset)
+    }
+    clients.push(fields)
+  }
+  const lanes: CborInput[] = []
+  for (const { edge, lane, run, next, prev } of producers.lanes()) {
+    lanes.push(prev === null ? [edge, lane, run, next] : [edge, lane, run, next, prev.run, prev.end])
+  }
+  return encodeCbor({ format: SNAPSHOT_FORMAT, offset, clients: inParts(clients), lanes: inParts(lanes) })
+}
+
+function inParts(entries: readonly CborInput[]): Uint8Array[] {
+  const parts: Uint8Array[] = []
+  for (let at = 0; at < entries.length; at += PART_ENTRIES) {
+    parts.push(encodeCbor(entries.slice(at, at + PART_ENTRIES)))
+  }
+  return parts
+}
+
+/** Producers as a snapshot has them, and its offset. Throws `corrupt_log` where it is none of this format. */
+export function decodeSnapshot(bytes: Uint8Array): { producers: Producers; offset: number } {
+  try {
+    const map = decodeCbor(bytes)
+    const { offset, clients, lanes } = snapshotSchema.parse(
+      map instanceof Map ? Object.fromEntries(map) : map,
+    )
+    const producers = new Producers()
+    producers.restore(
+      clients.flatMap(part => clientsSchema.parse(decodeCbor(part)).map(readClient)),
+      lanes.flatMap(part => lanesSchema.parse(decodeCbor(part)).map(readLane)),
+    )
+    return { producers, offset }
+  } catch (cause) {
+    throw new TributaryError('corrupt_log', `a producer snapshot can't be read: ${messageOf(cause)}`, {
+      cause,
+    })
+  }
+}
+
+function readClient(fields: readonly number[]): [number, ClientProducer] {
+  const [producerId = -1, epoch = 0, lastMs = 0] = fields
+  const batches: StoredBatch[] = []
+  for (let at = 3; at + 4 <= fields.length; at += 4) {
+    const [baseSequence = 0, lastSequence = 0, baseOffset = 0, lastOffset = 0] = fields.slice(at, at + 4)
+    batches.push({ baseSequence, lastSequence, baseOffset, lastOffset })
+  }
+  return [producerId, { epoch, lastMs, batches }]
+}
+
+function readLane(fields: z.infer<typeof lanesSchema>[number]): LaneState {
+  const [edge, lane, run, next, prevRun, prevEnd] = fields
+  const prev = prevRun === undefined || prevEnd === undefined ? null : { run: prevRun, end: prevEnd }
+  return { edge, lane, run, next, prev }
+}

@@ -1,0 +1,31 @@
+import { eachBatch } from '../../common/batch.ts'
+import { readEdgeControl } from './control.ts'
+import type { Producers } from './producers.ts'
+
+/**
+ * Brings producers up to date from batches of the log, from `fromOffset` on. Reads headers; only control batches are decoded. Client
+ * producers get `nowMs` as the time they were last seen, which errs on remembering them.
+ */
+export function replayBatches(
+  producers: Producers,
+  bytes: Uint8Array,
+  fromOffset: number,
+  nowMs: number,
+): void {
+  for (const { at, header } of eachBatch(bytes)) {
+    if (header.baseOffset < fromOffset) continue
+    if (!header.isControl) {
+      producers.applyBatch(header, header.baseOffset, nowMs)
+      continue
+    }
+    const control = readEdgeControl(bytes, at)
+    if (control === null) continue
+    if (control.type === 'gap') {
+      if (control.gap.count !== null) producers.applyGap(control.gap.run, control.gap.to)
+      continue
+    }
+    const { edge, lane, run, prev, reason } = control.run
+    if (reason === 'removed') producers.removeLane({ edge, lane })
+    else producers.applyRun({ edge, lane }, { run, prev, reason })
+  }
+}
