@@ -113,6 +113,10 @@ async function main(): Promise<void> {
     process.stderr.write('error: the command came to a standstill; this is a bug, please report it\n')
     process.exit(1)
   })
+  // Compose files pass on what is not set as empty.
+  for (const [name, value] of Object.entries(process.env)) {
+    if (name.startsWith('TRIBUTARY_') && value === '') delete process.env[name]
+  }
   try {
     await createProgram(processCli()).parseAsync()
   } catch (error) {

@@ -1,11 +1,15 @@
 import type { Command } from 'commander'
 import { InvalidArgumentError, Option } from 'commander'
 import type { ProduceRecord, TributaryClient } from '../client.ts'
-import { TributaryError } from '../errors.ts'
+import { isTributaryError, TributaryError } from '../errors.ts'
+import { MIB } from '../limits.ts'
 import type { Cli } from './cli.ts'
 import { createLineCutter } from './lines.ts'
 import type { ClientFlags } from './options.ts'
 import { examples, wholeNumber, withClient, withClientOptions } from './options.ts'
+
+/** Input read and not yet acked by the hub. */
+const MAX_PENDING_BYTES = 8 * MIB
 
 interface ProduceFlags extends ClientFlags {
   key?: string
@@ -62,19 +66,17 @@ async function produceLines(
 ): Promise<number> {
   const { clock } = await cli.env()
   const toRecord = recordMaker(flags)
-  const producer = client.producer(topic, {
-    acks: flags.acks === '0' ? 0 : flags.acks === '1' ? 1 : 'all',
-    ...(flags.partition === undefined ? {} : { partition: flags.partition }),
-  })
+  const producer = client.producer(topic, { acks: flags.acks === '0' ? 0 : flags.acks === '1' ? 1 : 'all' })
+  const window = createSendWindow()
   const cutter = createLineCutter()
   const stop = cli.stopSignal()
   stop.addEventListener('abort', () => cli.stdin.destroy(), { once: true })
-  let records = 0
-  const send = async (lines: readonly Uint8Array[]): Promise<void> => {
-    for (const line of lines) {
-      await producer.send(toRecord(line, records + 1, clock.nowMs()))
-      records++
-    }
+  let lines = 0
+  const send = async (found: readonly Uint8Array[]): Promise<void> => {
+    if (found.length === 0) return
+    const records = found.map(line => toRecord(line, ++lines, clock.nowMs()))
+    const bytes = found.reduce((sum, line) => sum + line.length, 0)
+    await window.add(producer.send(records), records.length, bytes)
   }
   try {
     for await (const chunk of cli.stdin) await send(cutter.cut(chunk))
@@ -84,8 +86,44 @@ async function produceLines(
   }
   const rest = cutter.rest()
   if (rest !== null) await send([rest])
+  await window.settled()
   await producer.close()
-  return records
+  return lines
+}
+
+/** Bounds what was read and is not yet acked; the first failure ends the command. */
+function createSendWindow() {
+  const pending: { acked: Promise<unknown>; bytes: number }[] = []
+  let pendingBytes = 0
+  let ackedRecords = 0
+  const oldest = async (): Promise<void> => {
+    const first = pending.shift()
+    if (first === undefined) return
+    pendingBytes -= first.bytes
+    try {
+      await first.acked
+    } catch (cause) {
+      if (!isTributaryError(cause)) throw cause
+      throw new TributaryError(cause.code, `${cause.message} (${ackedRecords} records were written before)`, {
+        cause,
+      })
+    }
+  }
+  return {
+    add: async (sent: Promise<readonly unknown[]>, records: number, bytes: number): Promise<void> => {
+      const acked = sent.then(() => {
+        ackedRecords += records
+      })
+      // Told when its turn comes.
+      acked.catch(() => undefined)
+      pending.push({ acked, bytes })
+      pendingBytes += bytes
+      while (pendingBytes > MAX_PENDING_BYTES) await oldest()
+    },
+    settled: async (): Promise<void> => {
+      while (pending.length > 0) await oldest()
+    },
+  }
 }
 
 function recordMaker(
@@ -94,8 +132,9 @@ function recordMaker(
   const headers = flags.header.map(([key, value]) => ({ key, value: Buffer.from(value) }))
   const fixedKey = flags.key === undefined ? null : Buffer.from(flags.key)
   const separator = flags.keySeparator
+  const place = flags.partition === undefined ? {} : { partition: flags.partition }
   return (line, number, timestampMs) => {
-    if (separator === undefined) return { key: fixedKey, value: line, headers, timestampMs }
+    if (separator === undefined) return { key: fixedKey, value: line, headers, timestampMs, ...place }
     const at = Buffer.from(line.buffer, line.byteOffset, line.length).indexOf(separator)
     if (at < 0) {
       throw new TributaryError(
@@ -104,7 +143,7 @@ function recordMaker(
       )
     }
     const value = line.subarray(at + Buffer.byteLength(separator))
-    return { key: line.subarray(0, at), value, headers, timestampMs }
+    return { key: line.subarray(0, at), value, headers, timestampMs, ...place }
   }
 }
 
