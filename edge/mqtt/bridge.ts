@@ -1,0 +1,224 @@
+/**
+ * From MQTT to the local log and to local subscribers: routes each message to its record, appends it in one commit with what it
+ * changes in session state, and only when that is durable lets aedes ack it and serves local subscribers.
+ *
+ * A failed append means no ack: the connection is closed and counted. Where the topic is full and its policy is to reject, only
+ * that ack is withheld and the connection is served on; over MAX_WITHHELD it is closed.
+ */
+
+import type { TributaryError } from '../../common/errors.ts'
+import { isTributaryError } from '../../common/errors.ts'
+import type { StateEntry } from '../../common/log/types.ts'
+import type { Publish, Router } from '../router.ts'
+import type { InternalClient } from './aedes-broker.ts'
+import { BROKER_ID } from './aedes-broker.ts'
+import type { Guard } from './guard.ts'
+import type { OpenIds } from './open-ids.ts'
+import type { InboundPublish } from './packets.ts'
+import type { Retained } from './retained.ts'
+import type { Message, SessionLog } from './session-log.ts'
+import { contentDigest, openKey } from './session-log.ts'
+import type { Enqueued, QueuedMessage, Sessions } from './sessions.ts'
+import type { MqttCounters } from './stats.ts'
+import type { StoredWill } from './wills.ts'
+
+/** Withheld acks on one connection before it is closed: the client's window is long full by then. */
+export const MAX_WITHHELD = 1_000
+
+export interface BridgeOptions {
+  router: Router
+  log: SessionLog
+  sessions: Sessions
+  retained: Retained
+  openIds: OpenIds
+  counters: MqttCounters
+  maxStateBytes: number
+  nowMs(): number
+  /** A counter for a new message; aedes tells copies of one message apart by it. */
+  nextCounter(): number
+  /** Tells of a connection that is closed because its message could not be stored. */
+  failed(guard: Guard, topic: string, error: TributaryError): void
+}
+
+const NO_ENTRIES: readonly StateEntry[] = []
+
+export class Bridge {
+  readonly #options: BridgeOptions
+  /** Reused for every message, for the router keeps none. */
+  readonly #routing: Publish = { topic: '', payload: new Uint8Array(0), clientId: '', nowMs: 0 }
+
+  constructor(options: BridgeOptions) {
+    this.#options = options
+  }
+
+  /** QoS 0 and 1: `acked` is called once the record is durable, and never where it is not. */
+  store(guard: Guard, clientId: string, packet: InboundPublish, acked: () => void): void {
+    this.#append(packet, clientId, NO_ENTRIES, error => {
+      if (error === undefined) acked()
+      else this.#failed(guard, packet, error)
+      guard.completed()
+    })
+  }
+
+  /**
+   * QoS 2, from aedes' `incomingGetPacket`: decides in the same turn. Resolves for a resend whose record is durable,
+   * rejects for a new message, which has its id reserved and goes to `storeQos2` next.
+   */
+  claim(guard: Guard, client: InternalClient, packet: InboundPublish): Promise<void> {
+    const { openIds, counters } = this.#options
+    const digest = contentDigest(packet.body, packet.retain)
+    const verdict = openIds.claim(client.id, packet.messageId ?? 0, digest)
+    if (verdict.kind === 'new') {
+      packet.reserved = verdict.id
+      return NEW_MESSAGE
+    }
+    guard.completed()
+    if (verdict.kind === 'too-many') {
+      counters.protocolViolations++
+      guard.destroy(new Error('the client releases none of its QoS 2 packet ids'))
+      return never()
+    }
+    counters.duplicates++
+    if (verdict.id.durable) return DONE
+    return new Promise(resolve => verdict.id.waiting.push(resolve))
+  }
+
+  /** QoS 2, from aedes' `incomingStorePacket`: resolves once record and packet id are durable, and never where they are not. */
+  storeQos2(guard: Guard, client: InternalClient, packet: InboundPublish): Promise<void> {
+    const { openIds, log, maxStateBytes, counters } = this.#options
+    const id = packet.reserved
+    const packetId = packet.messageId ?? 0
+    if (id === null) return never()
+    if (!client.clean && log.stateBytes > maxStateBytes) {
+      openIds.abandon(client.id, packetId, id)
+      counters.appendFailures++
+      guard.destroy(new Error('no room for session state (mqtt.maxSessionStateBytes)'))
+      return never()
+    }
+    const entries = client.clean ? NO_ENTRIES : [{ key: openKey(client.id, packetId), value: id.digest }]
+    return new Promise(resolve => {
+      this.#append(packet, client.id, entries, error => {
+        if (error === undefined) {
+          openIds.settle(id)
+          resolve()
+        } else {
+          openIds.abandon(client.id, packetId, id)
+          this.#failed(guard, packet, error)
+        }
+        guard.completed()
+      })
+    })
+  }
+
+  /** Appends a will's record and removes the will in one commit. */
+  publishWill(will: StoredWill, done: (published: boolean) => void): void {
+    const entries = [{ key: will.key, value: null }]
+    this.#append(will.message, will.clientId, entries, error => {
+      if (error === undefined) this.#options.counters.willsPublished++
+      done(error === undefined)
+    })
+  }
+
+  #append(
+    message: Message,
+    clientId: string,
+    fixed: readonly StateEntry[],
+    done: (error?: TributaryError) => void,
+  ): void {
+    const { router, log, sessions, retained, counters } = this.#options
+    const routing = this.#routing
+    routing.topic = message.topic
+    routing.payload = message.payload
+    routing.clientId = clientId
+    routing.nowMs = this.#options.nowMs()
+    const record = router(routing)
+    const retainedChange = message.retain ? retained.change(message) : null
+    let entries = fixed
+    let enqueued: readonly Enqueued[] = []
+    if (retainedChange !== null || (message.qos > 0 && sessions.index.size > 0)) {
+      const all = retainedChange === null ? [...fixed] : [...fixed, retainedChange]
+      if (message.qos > 0) enqueued = sessions.enqueue(message, all)
+      entries = all
+    }
+    log.append(record, entries, error => {
+      if (error === undefined) {
+        counters.durable++
+        if (retainedChange !== null) retained.apply(retainedChange)
+        if (sessions.index.size > 0 || enqueued.length > 0) this.#route(message, enqueued)
+      } else {
+        for (const one of enqueued) sessions.arrived(one, true)
+      }
+      done(error)
+    })
+  }
+
+  #failed(guard: Guard, packet: InboundPublish, error: TributaryError): void {
+    const { counters, failed } = this.#options
+    if (isTributaryError(error, 'disk_full')) {
+      counters.withheld++
+      if (packet.qos > 0 && ++guard.withheld > MAX_WITHHELD) failed(guard, packet.topic, error)
+      return
+    }
+    counters.appendFailures++
+    failed(guard, packet.topic, error)
+  }
+
+  // ------------------------------------------------------------------------------------ local subscribers
+
+  #route(message: Message, enqueued: readonly Enqueued[]): void {
+    const { sessions } = this.#options
+    const matches = sessions.index.match(message.topic)
+    if (matches.length === 0 && enqueued.length === 0) return
+    const brokerCounter = this.#options.nextCounter()
+    for (const one of enqueued) {
+      one.message.brokerCounter = brokerCounter
+      if (sessions.arrived(one, false) && one.subscriber.client !== null) {
+        this.deliverQueued(one.subscriber.client, one.message)
+      }
+    }
+    for (const { key: subscriber, qos: granted } of matches) {
+      const client = subscriber.client
+      if (client === null || enqueued.some(one => one.subscriber === subscriber)) continue
+      this.#deliver(client, message.topic, message.payload, Math.min(granted, message.qos), brokerCounter)
+    }
+  }
+
+  /** Sends a queued message to a client that is connected. */
+  deliverQueued(client: InternalClient, message: QueuedMessage): void {
+    message.sentTo = client
+    if (message.brokerCounter === 0) message.brokerCounter = this.#options.nextCounter()
+    this.#deliver(client, message.topic, message.payload, message.qos, message.brokerCounter)
+  }
+
+  #deliver(
+    client: InternalClient,
+    topic: string,
+    payload: Uint8Array,
+    qos: number,
+    brokerCounter: number,
+  ): void {
+    this.#options.counters.delivered++
+    // MQTT-3.3.1-9: to a subscription that existed before, RETAIN is 0.
+    const delivery = {
+      cmd: 'publish' as const,
+      brokerId: BROKER_ID,
+      brokerCounter,
+      topic,
+      payload,
+      qos,
+      retain: false,
+      dup: false,
+    }
+    if (qos === 0) client.deliver0(delivery, nothing)
+    else client.deliverQoS(delivery, nothing)
+  }
+}
+
+function nothing(): void {}
+
+const DONE = Promise.resolve()
+/** aedes takes a rejection of `incomingGetPacket` for "not stored yet"; one for all, for there are many. */
+const NEW_MESSAGE: Promise<void> = Promise.reject(new Error('no such packet'))
+NEW_MESSAGE.catch(nothing)
+/** For outcomes of which the client must not hear: aedes would ack or close on anything else. */
+const never = () => new Promise<void>(nothing)
