@@ -404,6 +404,7 @@ export class Committer {
     for (const write of writes.toReversed()) {
       if (write.isNew) await removeSegment(write.segment, disk, files)
       else await files.write(`${write.segment.path}.log`, file => file.truncate(write.position))
+      this.touched(write.segment.path, write.log.folder)
     }
   }
 

@@ -50,6 +50,8 @@ export class FilePool {
     try {
       return await work(await entry.file)
     } finally {
+      // Again: a sync that began meanwhile need not cover what was written.
+      entry.dirty = true
       this.#leave(entry)
     }
   }

@@ -27,6 +27,8 @@ export interface LogPlan {
   endOffset: number
   segmentBase: number
   position: number
+  /** Known ends of segments, by base: bytes past them were never acked (a write that failed half way). */
+  ends: Map<number, number>
   firstTimeMs: number | undefined
   lastTimeMs: number | undefined
   replays: Replay[]
@@ -60,6 +62,7 @@ function logPlan(log: CheckpointLog): LogPlan {
     endOffset,
     segmentBase,
     position,
+    ends: new Map(segmentBase < 0 ? [] : [[segmentBase, position]]),
     firstTimeMs: log.firstTimeMs,
     lastTimeMs: log.lastTimeMs,
     replays: [],
@@ -113,6 +116,7 @@ function replayData(log: LogPlan, entry: JournalEntry, half: number, payloadAt: 
   log.lastTimeMs = Math.max(log.lastTimeMs ?? appendTimeMs, appendTimeMs)
   log.segmentBase = segmentBase
   log.position = position + length
+  log.ends.set(segmentBase, position + length)
   log.endOffset = entry.endOffset
 }
 
@@ -136,6 +140,8 @@ function replayCut(log: LogPlan, entry: JournalEntry): void {
   }
   log.segmentBase = segmentBase
   log.position = position
+  for (const base of [...log.ends.keys()]) if (base > segmentBase) log.ends.delete(base)
+  log.ends.set(segmentBase, position)
   log.endOffset = firstOffset
   log.wasCut = true
   log.damage = log.damage.filter(damage => damage.fromOffset < firstOffset)

@@ -293,17 +293,26 @@ async function cutBeyond(
   const kept: number[] = []
   for (const base of bases) {
     const path = segmentPath(folder, base)
-    const end =
-      base < plan.segmentBase ? Number.POSITIVE_INFINITY : base === plan.segmentBase ? plan.position : 0
+    const end = knownEnd(run, plan, base)
     const size = await run.files.use(`${path}.log`, file => file.sizeBytes())
     if (size > end) await cutTail(run, plan, path, end, size)
-    if (base <= plan.segmentBase) kept.push(base)
+    if (end > 0 || base === plan.segmentBase) kept.push(base)
     else {
       await removeSegment(newSegment(folder, base), run.disk, run.files)
       run.folders.add(folder)
     }
   }
   return kept
+}
+
+/** Where acked bytes end in a segment; 0 for one that a failed commit or a cut left behind, infinite where not known. */
+function knownEnd(run: Run, plan: LogPlan, base: number): number {
+  if (base === plan.segmentBase) return plan.position
+  if (base > plan.segmentBase) return 0
+  const known = plan.ends.get(base)
+  if (known !== undefined) return known
+  const since = plan.verify?.segmentBase ?? -1
+  return base > since && !run.adopt ? 0 : Number.POSITIVE_INFINITY
 }
 
 async function cutTail(run: Run, plan: LogPlan, path: string, end: number, size: number): Promise<void> {
@@ -357,7 +366,7 @@ function setEnds(log: SegmentedLog): void {
 
 /** A log whose last segment is shorter than it was known to be lost acked batches: damage up to its end. */
 async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<void> {
-  if (plan.segmentBase < 0) return
+  if (plan.segmentBase < 0 || plan.position === 0) return
   const active = log.active()
   const whole = active?.baseOffset === plan.segmentBase && active.sizeBytes >= plan.position
   if (whole) return

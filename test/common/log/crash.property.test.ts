@@ -4,7 +4,8 @@ import { Model } from './model.ts'
 
 /** Random schedules against the fake disk: whatever happens, what was acked is there, in order, and nothing else. */
 
-const RUNS = 1000
+/** More with LOG_RUNS, for a long search. */
+const RUNS = Number(process.env['LOG_RUNS'] ?? 1000)
 
 const which = fc.array(fc.nat(2), { maxLength: 4 })
 const keys = fc.array(fc.nat(12), { maxLength: 3 })
@@ -132,21 +133,25 @@ async function run(model: Model, next: Step): Promise<void> {
 }
 
 describe('after any crash', () => {
-  test('a log holds every acked batch, in order, and nothing that was never appended', async () => {
-    await fc.assert(
-      fc.asyncProperty(
-        fc.nat(0x7fffffff),
-        fc.constantFrom('none' as const, 'sector' as const, 'byte' as const),
-        fc.array(step, { minLength: 3, maxLength: 14 }),
-        async (seed, tearing, steps) => {
-          const model = new Model(seed, tearing)
-          await model.open()
-          for (const next of steps) await run(model, next)
-          await reopen(model, 'crash', 0)
-          await model.close()
-        },
-      ),
-      { numRuns: RUNS },
-    )
-  }, 120_000)
+  test(
+    'a log holds every acked batch, in order, and nothing that was never appended',
+    async () => {
+      await fc.assert(
+        fc.asyncProperty(
+          fc.nat(0x7fffffff),
+          fc.constantFrom('none' as const, 'sector' as const, 'byte' as const),
+          fc.array(step, { minLength: 3, maxLength: 14 }),
+          async (seed, tearing, steps) => {
+            const model = new Model(seed, tearing)
+            await model.open()
+            for (const next of steps) await run(model, next)
+            await reopen(model, 'crash', 0)
+            await model.close()
+          },
+        ),
+        { numRuns: RUNS },
+      )
+    },
+    60_000 + RUNS * 60,
+  )
 })
