@@ -26,7 +26,7 @@ export interface HubConfig {
   /** Whether clients without a token are let in on an address beyond loopback. */
   allowAnonymous: boolean
   logLevel: LogLevel
-  /** Topics that edges or producers name come to be. */
+  /** Whether a topic that an edge writes to is made where it is not there. */
   autoCreateTopics: boolean
   defaultPartitions: number
   maxTopics: number

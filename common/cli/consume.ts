@@ -1,6 +1,8 @@
 import type { Command } from 'commander'
 import { InvalidArgumentError, Option } from 'commander'
-import type { ConsumedGap, ConsumedRecord, StartFrom, TributaryClient } from '../client.ts'
+import type { TributaryClient } from '../client.ts'
+import type { ConsumedGap, ConsumedRecord } from '../client-consume.ts'
+import type { StartFrom } from '../client-cursors.ts'
 import type { Position } from '../position.ts'
 import { POSITION_FORMS, parsePosition } from '../position.ts'
 import { recordJson } from '../record-json.ts'
@@ -64,35 +66,37 @@ async function printRecords(
 ): Promise<void> {
   const { clock } = await cli.env()
   const output = createOutput(cli.stdout, clock)
-  const records = client.consume(topic, {
-    from: await startFrom(topic, flags, client),
+  // By REST, which fails at once where the hub or the topic is not there; reading then outlasts restarts of the hub.
+  const { partitions } = await client.topics.describe(topic)
+  const batches = client.consumeBatches(topic, {
+    from: startFrom(flags, partitions),
     follow: flags.follow === true,
     signal: cli.stopSignal(),
     onGap: gap => cli.stderr.write(`${describeGap(gap)}\n`),
+    ...(flags.follow === true ? { unreachableMs: Number.POSITIVE_INFINITY } : {}),
     ...(flags.count === undefined ? {} : { count: flags.count }),
     ...(flags.partition === undefined ? {} : { partitions: [flags.partition] }),
   })
   const print = PRINTERS[flags.format]
-  for await (const record of records) {
-    for (const piece of print(record)) {
-      const full = output.write(piece)
-      if (full !== undefined) await full
+  for await (const records of batches) {
+    for (const record of records) {
+      for (const piece of print(record)) {
+        const full = output.write(piece)
+        if (full !== undefined) await full
+      }
     }
   }
   await output.flush()
 }
 
 /** An offset counts in each partition; where all are read, one that does not reach so far is read from its nearest end. */
-async function startFrom(
-  topic: string,
-  flags: ConsumeFlags,
-  client: TributaryClient,
-): Promise<StartFrom | Map<number, StartFrom>> {
-  const { from, partition } = flags
+function startFrom(
+  { from, partition }: ConsumeFlags,
+  partitions: readonly { partition: number; startOffset: number; highWatermark: number }[],
+): StartFrom | Map<number, StartFrom> {
   if (from.kind === 'time') return new Date(from.timeMs)
   if (from.kind !== 'offset') return from.kind
   if (partition !== undefined) return from.offset
-  const { partitions } = await client.topics.describe(topic)
   return new Map(
     partitions.map(({ partition, startOffset, highWatermark }) => [
       partition,

@@ -19,17 +19,15 @@ export function addEdgesCommands(program: Command, cli: Cli): void {
         const all = await client.edges.list()
         if (flags.json) return printJson(cli.stdout, all)
         const rows = all.map(edge => {
-          const lanes = edge.report?.lanes ?? []
-          const sum = (pick: (lane: (typeof lanes)[number]) => number) =>
-            lanes.reduce((total, lane) => total + pick(lane), 0)
+          const dropped = edge.report?.lanes.reduce((sum, lane) => sum + lane.droppedRecords, 0)
           return [
             edge.id,
             edge.connected ? 'connected' : 'away',
             edge.address,
             edge.software,
             showTime(edge.lastSeenMs),
-            edge.report === null ? '?' : sum(lane => lane.lagRecords),
-            edge.report === null ? '?' : sum(lane => lane.droppedRecords),
+            edge.lag?.records ?? '?',
+            dropped ?? '?',
             edge.clockOffsetMs,
             edge.alarms.map(alarm => alarm.kind).join(' '),
           ]

@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import { InvalidArgumentError, Option } from 'commander'
-import type { ProduceRecord, TributaryClient } from '../client.ts'
+import type { TributaryClient } from '../client.ts'
+import type { ProduceRecord } from '../client-producer.ts'
 import { isTributaryError, TributaryError } from '../errors.ts'
 import { MIB } from '../limits.ts'
 import type { Cli } from './cli.ts'
@@ -66,6 +67,8 @@ async function produceLines(
 ): Promise<number> {
   const { clock } = await cli.env()
   const toRecord = recordMaker(flags)
+  // By REST, which fails at once where the hub or the topic is not there; writing then outlasts restarts of the hub.
+  await client.topics.describe(topic)
   const producer = client.producer(topic, { acks: flags.acks === '0' ? 0 : flags.acks === '1' ? 1 : 'all' })
   const window = createSendWindow()
   const cutter = createLineCutter()

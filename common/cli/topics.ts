@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import type { TopicSettings } from '../client.ts'
+import type { TopicSettings } from '../client-admin.ts'
 import { TributaryError } from '../errors.ts'
 import { formatDuration, formatSize } from '../units.ts'
 import type { Cli } from './cli.ts'
@@ -74,7 +74,7 @@ function withSettingOptions(command: Command): Command {
     .option('--max-record-bytes <size>', 'the largest record taken', size)
 }
 
-function settingsOf(flags: SettingFlags): TopicSettings {
+function settingsOf(flags: SettingFlags): Partial<TopicSettings> {
   const { retentionMs, retentionBytes, segmentBytes, maxRecordBytes } = flags
   return {
     ...(retentionMs === undefined ? {} : { retentionMs }),
@@ -103,7 +103,7 @@ function addCreate(topics: Command, cli: Cli): void {
           config,
           ...(partitions === undefined ? {} : { partitions }),
         })
-        cli.stdout.write(`created ${topic.name} with ${topic.partitions} partitions\n`)
+        cli.stdout.write(`created ${topic.name} with ${topic.partitions.length} partitions\n`)
       }),
     )
 }
