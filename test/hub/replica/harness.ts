@@ -1,0 +1,83 @@
+import { nodeCodec } from '../../../common/compression.ts'
+import { openDataDir } from '../../../common/log/data-dir.ts'
+import type { Damage, DataDir, Log, LogOptions } from '../../../common/log/types.ts'
+import type { GapControl } from '../../../hub/replica/control.ts'
+import type { Partition } from '../../../hub/replica/partition.ts'
+import { openPartition } from '../../../hub/replica/partition.ts'
+import type { TopicCounters } from '../../../hub/replica/stats.ts'
+import { newTopicCounters } from '../../../hub/replica/stats.ts'
+import { FakeClock, seededRng } from '../../fake-clock.ts'
+import { FakeDisk } from '../../fake-disk.ts'
+
+/** A partition in a data directory on a fake disk. */
+export interface Opened {
+  disk: FakeDisk
+  clock: FakeClock
+  dataDir: DataDir
+  log: Log
+  partition: Partition
+  counters: TopicCounters
+  gaps: { gap: GapControl; offset: number }[]
+  damage: Damage[]
+}
+
+export interface HarnessOptions {
+  disk?: FakeDisk
+  clock?: FakeClock
+  seed?: number
+  log?: Partial<LogOptions>
+  maxRecordBytes?: number
+  hubTimeMs?: () => number
+}
+
+const codec = nodeCodec()
+
+/** Opens (or opens again) the partition on `disk`. */
+export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
+  const rng = seededRng(options.seed ?? 1)
+  const disk = options.disk ?? new FakeDisk({ rng })
+  const clock = options.clock ?? new FakeClock()
+  const directory = {
+    commitMs: 0,
+    journalBytes: 256 * 1024,
+    reserveBytes: 64 * 1024,
+    tailCacheBytes: 1024 * 1024,
+  }
+  const dataDir = await openDataDir('/data', directory, { clock, rng, disk })
+  const log = await dataDir.openLog('p', {
+    segmentBytes: 64 * 1024,
+    segmentMs: Number.POSITIVE_INFINITY,
+    retentionBytes: Number.POSITIVE_INFINITY,
+    retentionMs: Number.POSITIVE_INFINITY,
+    maxBatchBytes: 128 * 1024,
+    ...options.log,
+  })
+  const state = await dataDir.openState('state', 1024 * 1024)
+  const gaps: Opened['gaps'] = []
+  const damage: Damage[] = []
+  const counters = newTopicCounters()
+  const partition = await openPartition({
+    name: 'test/0',
+    log,
+    clock,
+    codec,
+    snapshots: { load: () => state.get('p') ?? null, save: value => state.put([{ key: 'p', value }]) },
+    leaderEpoch: 0,
+    limits: () => ({ maxBatchBytes: 128 * 1024, maxRecordBytes: options.maxRecordBytes ?? 32 * 1024 }),
+    hubTimeMs: options.hubTimeMs ?? (() => clock.nowMs()),
+    onGap: (gap, offset) => void gaps.push({ gap, offset }),
+    onDamage: found => void damage.push(found),
+    counters,
+  })
+  return { disk, clock, dataDir, log, partition, counters, gaps, damage }
+}
+
+/** The code a promise rejects with, or `none`. */
+export async function codeOf(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise
+    return 'none'
+  } catch (error) {
+    return error instanceof Error && 'code' in error ? String(error.code) : String(error)
+  }
+}

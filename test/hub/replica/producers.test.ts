@@ -1,0 +1,275 @@
+import { describe, expect, it } from 'vitest'
+import { MAX_SEQUENCE, readHeader } from '../../../common/batch.ts'
+import { isTributaryError } from '../../../common/errors.ts'
+import type { GapRange, RunAnnouncement } from '../../../hub/replica/lanes.ts'
+import { decodeSnapshot, encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
+import { MAX_CLIENT_PRODUCERS, Producers } from '../../../hub/replica/producers.ts'
+import { runOf, testRun } from './batches.ts'
+
+const id = { edge: 'e1', lane: 0 }
+const P = testRun(1)
+const Q = testRun(2)
+
+function refusal(action: () => unknown): { code: string; details: unknown } {
+  try {
+    action()
+  } catch (error) {
+    if (isTributaryError(error)) return { code: error.code, details: error.details }
+    throw error
+  }
+  return { code: 'none', details: null }
+}
+
+function header(producer: number, from: number, count: number, epoch = 0) {
+  const base =
+    from > MAX_SEQUENCE - count
+      ? { ...readHeader(runOf(producer, 0, count, { epoch }), 0), baseSequence: from }
+      : null
+  return base ?? readHeader(runOf(producer, from, count, { epoch }), 0)
+}
+
+function first(run: number, reason: RunAnnouncement['reason'] = 'first'): RunAnnouncement {
+  return { run, prev: null, reason }
+}
+
+function gap(run: number, from: number, to: number): GapRange {
+  const local = { localFrom: 1_000 + from, localTo: 1_000 + to }
+  return { run, from, to, reason: 'disk-full', firstMs: 1, lastMs: 2, ...local }
+}
+
+describe('clients', () => {
+  function client() {
+    const producers = new Producers()
+    let offset = 0
+    return {
+      producers,
+      send(from: number, count: number, epoch = 0, producer = 7) {
+        const sent = header(producer, from, count, epoch)
+        const judged = producers.judgeClient(sent)
+        if (judged.kind === 'duplicate') return judged
+        producers.applyBatch(sent, offset, 0)
+        offset += count
+        return judged
+      },
+    }
+  }
+
+  it('go on where they ended and get the offset of what they repeat, for the last five batches', () => {
+    const { send } = client()
+    for (let batch = 0; batch < 6; batch++) expect(send(batch * 2, 2).kind).toBe('append')
+    expect(send(2, 2)).toEqual({ kind: 'duplicate', baseOffset: 2 })
+    expect(send(10, 2)).toEqual({ kind: 'duplicate', baseOffset: 10 })
+    expect(refusal(() => send(0, 2))).toMatchObject({ code: 'out_of_order_sequence', details: { next: 12 } })
+    expect(refusal(() => send(13, 1)).code).toBe('out_of_order_sequence')
+    expect(refusal(() => send(10, 3)).code).toBe('out_of_order_sequence')
+  })
+
+  it('wrap from 2^31 - 1 to 0', () => {
+    const { send } = client()
+    send(MAX_SEQUENCE - 1, 3)
+    expect(send(1, 1).kind).toBe('append')
+    expect(send(MAX_SEQUENCE - 1, 3).kind).toBe('duplicate')
+    const exact = client()
+    exact.send(MAX_SEQUENCE, 1)
+    expect(exact.send(0, 1).kind).toBe('append')
+  })
+
+  it('begin anywhere when unknown, at 0 with a new epoch, and not at all with an old one', () => {
+    const { send } = client()
+    expect(send(17, 1).kind).toBe('append')
+    expect(refusal(() => send(5, 1, 1))).toMatchObject({
+      code: 'out_of_order_sequence',
+      details: { next: 0 },
+    })
+    expect(send(0, 1, 1).kind).toBe('append')
+    expect(refusal(() => send(18, 1, 0)).code).toBe('fenced')
+  })
+
+  it('may not use the ids of runs', () => {
+    expect(refusal(() => new Producers().judgeClient(header(P, 0, 1))).code).toBe('invalid_argument')
+  })
+
+  it('expire when silent, and the longest silent goes first at the limit', () => {
+    const { producers, send } = client()
+    producers.applyBatch(header(8, 0, 1), 0, 100)
+    producers.applyBatch(header(9, 0, 1), 1, 200)
+    expect(producers.expire(150)).toBe(1)
+    expect(send(0, 1, 0, 9).kind).toBe('duplicate')
+    for (let producer = 10; producer < 10 + MAX_CLIENT_PRODUCERS; producer++) {
+      producers.applyBatch(header(producer, 0, 1), producer, 300)
+    }
+    expect(producers.stats()).toMatchObject({ clients: MAX_CLIENT_PRODUCERS, evicted: 1 })
+    expect(send(5, 1, 0, 9).kind).toBe('append')
+  })
+})
+
+describe('runs', () => {
+  function lane() {
+    const producers = new Producers()
+    return {
+      producers,
+      start(start: RunAnnouncement) {
+        const declared = producers.judgeRun(id, start)
+        if (declared !== null) producers.applyRun(id, start)
+        return declared
+      },
+      send(run: number, from: number, count: number) {
+        const sent = header(run, from, count)
+        const kind = producers.judgeLane(id, sent)
+        if (kind === 'append') producers.applyBatch(sent, -1, 0)
+        return kind
+      },
+      declare(range: GapRange) {
+        const left = producers.judgeGap(id, range)
+        if (left !== null) producers.applyGap(left.run, left.to)
+        return left
+      },
+      next: () => producers.lane(id)?.next,
+    }
+  }
+
+  it('must be announced, begin at 0 and go on without holes', () => {
+    const { start, send } = lane()
+    expect(refusal(() => send(P, 0, 1))).toEqual({ code: 'unknown_run', details: {} })
+    expect(start(first(P))).toEqual({ gap: null })
+    expect(refusal(() => send(P, 1, 1))).toMatchObject({
+      code: 'out_of_order_sequence',
+      details: { next: 0 },
+    })
+    expect(send(P, 0, 5)).toBe('append')
+    expect(send(P, 5, 5)).toBe('append')
+    expect(send(P, 0, 5)).toBe('duplicate')
+    expect(send(P, 3, 7)).toBe('duplicate')
+    expect(refusal(() => send(P, 8, 5))).toMatchObject({
+      code: 'out_of_order_sequence',
+      details: { next: 10 },
+    })
+    expect(refusal(() => send(Q, 0, 1))).toMatchObject({ code: 'unknown_run', details: { run: P, next: 10 } })
+  })
+
+  it('are announced again for nothing', () => {
+    const { start, send } = lane()
+    start(first(P))
+    send(P, 0, 5)
+    expect(start(first(P))).toBeNull()
+    expect(start({ run: P, prev: { run: Q, end: 9 }, reason: 'next' })).toBeNull()
+  })
+
+  it('follow a predecessor that is held to its end, or declared', () => {
+    const { start, send, declare } = lane()
+    const next = { run: Q, prev: { run: P, end: 10 }, reason: 'next' } as const
+    expect(refusal(() => start(next)).code).toBe('unknown_run')
+    start(first(P))
+    send(P, 0, 5)
+    expect(refusal(() => start(next))).toMatchObject({
+      code: 'out_of_order_sequence',
+      details: { run: P, next: 5 },
+    })
+    declare(gap(P, 5, 10))
+    expect(start(next)).toEqual({ gap: null })
+    expect(send(Q, 0, 1)).toBe('append')
+    expect(refusal(() => send(P, 10, 1)).code).toBe('unknown_run')
+    expect(refusal(() => start({ run: testRun(3), prev: { run: P, end: 10 }, reason: 'next' })).code).toBe(
+      'unknown_run',
+    )
+  })
+
+  it.each([
+    ['first', 'wiped'],
+    ['wiped', 'wiped'],
+    ['next', 'wiped'],
+    ['fork', 'fork'],
+    ['moved', 'moved'],
+  ] as const)(
+    'without predecessor, said to be %s, on a lane with a tip are declared as %s',
+    (reason, declared) => {
+      const { start, next } = lane()
+      start(first(P))
+      expect(start(first(Q, reason))).toEqual({ gap: declared })
+      expect(next()).toBe(0)
+    },
+  )
+
+  it('on a lane without a tip only need a note where the edge has moved', () => {
+    for (const reason of ['first', 'wiped', 'fork', 'next'] as const) {
+      expect(lane().start(first(P, reason))).toEqual({ gap: null })
+    }
+    expect(lane().start(first(P, 'moved'))).toEqual({ gap: 'moved' })
+  })
+
+  it('are a fork where the hub holds more of the predecessor than the edge says there was', () => {
+    const { start, send } = lane()
+    start(first(P))
+    send(P, 0, 10)
+    expect(start({ run: Q, prev: { run: P, end: 7 }, reason: 'next' })).toEqual({ gap: 'fork' })
+  })
+
+  it('can be skipped by gaps, which are clipped, idempotent and leave no hole', () => {
+    const { start, send, declare, next } = lane()
+    expect(refusal(() => declare(gap(P, 0, 5))).code).toBe('unknown_run')
+    start(first(P))
+    send(P, 0, 5)
+    expect(refusal(() => declare(gap(P, 6, 8)))).toMatchObject({
+      code: 'out_of_order_sequence',
+      details: { next: 5 },
+    })
+    expect(declare(gap(P, 3, 8))).toMatchObject({ from: 5, to: 8, localFrom: 1_005, localTo: 1_008 })
+    expect(next()).toBe(8)
+    expect(declare(gap(P, 3, 8))).toBeNull()
+    expect(send(P, 8, 2)).toBe('append')
+    start({ run: Q, prev: { run: P, end: 10 }, reason: 'next' })
+    expect(declare(gap(P, 3, 8))).toBeNull()
+    expect(refusal(() => declare(gap(P, 3, 11))).code).toBe('unknown_run')
+  })
+
+  it.each([gap(P, 5, 5), gap(P, -1, 5), gap(P, 0, MAX_SEQUENCE + 1), { ...gap(P, 0, 5), localTo: 1_006 }])(
+    'refuse gaps that are none: %j',
+    bad => {
+      const { start, declare } = lane()
+      start(first(P))
+      expect(refusal(() => declare(bad)).code).toBe('invalid_argument')
+    },
+  )
+
+  it('are one lane of one edge each', () => {
+    const { producers, start } = lane()
+    start(first(P))
+    expect(refusal(() => producers.judgeRun({ edge: 'e2', lane: 0 }, first(P))).code).toBe('invalid_argument')
+    expect(refusal(() => start(first(5))).code).toBe('invalid_argument')
+    expect(refusal(() => producers.judgeLane(id, header(P, 0, 1, 1))).code).toBe('invalid_argument')
+  })
+
+  it('leave nothing when their edge is removed', () => {
+    const { producers, start, send } = lane()
+    start(first(P))
+    const undo = producers.removeLane(id)
+    expect(producers.lane(id)).toBeUndefined()
+    undo()
+    expect(send(P, 0, 1)).toBe('append')
+    producers.removeLane(id)
+    expect(start(first(Q, 'wiped'))).toEqual({ gap: null })
+  })
+})
+
+describe('snapshots', () => {
+  it('hold clients and lanes, more than one CBOR value takes', () => {
+    const producers = new Producers()
+    for (let edge = 0; edge < 30_000; edge++) {
+      const start = {
+        run: testRun(edge),
+        prev: edge % 2 ? { run: 2 ** 53 - 1, end: 5 } : null,
+        reason: 'next',
+      } as const
+      producers.applyRun({ edge: `edge-${edge}`, lane: edge % 3 }, start)
+    }
+    for (let batch = 0; batch < 8; batch++) producers.applyBatch(header(4, batch, 1, 2), batch, 99)
+    const { producers: restored, offset } = decodeSnapshot(encodeSnapshot(producers, 77))
+    expect(offset).toBe(77)
+    expect([...restored.lanes()]).toEqual([...producers.lanes()])
+    expect([...restored.clients()]).toEqual([...producers.clients()])
+  })
+
+  it('that are none are refused', () => {
+    expect(refusal(() => decodeSnapshot(new Uint8Array([1, 2]))).code).toBe('corrupt_log')
+  })
+})
