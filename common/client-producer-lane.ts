@@ -88,7 +88,8 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
     waiting.push(entry)
     waitingBytes += entry.bytes
     if (waitingBytes >= settings.maxBatchBytes) run()
-    linger ??= env.clock.setTimer(() => {
+    if (linger !== null) return
+    linger = env.clock.setTimer(() => {
       linger = null
       hurry = waiting.length > 0
       run()

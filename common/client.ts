@@ -8,6 +8,11 @@ import type { ProducedRecord, ProduceRecord, Producer, ProducerOptions } from '.
 import { createProducer } from './client-producer.ts'
 import { TributaryError } from './errors.ts'
 
+export type { EdgeSummary, TopicDescription, TopicSettings, TopicSummary } from './client-admin.ts'
+export type { ConsumedGap, ConsumedRecord, ConsumeOptions } from './client-consume.ts'
+export type { StartFrom } from './client-cursors.ts'
+export type { ProducedRecord, ProduceRecord, Producer, ProducerOptions } from './client-producer.ts'
+
 /**
  * The client of a hub, for consumers, producers and administration.
  *
