@@ -53,12 +53,12 @@ export class SegmentIndex {
 
   /** An indexed batch at or before the one holding the offset. */
   entryFor(relativeOffset: number): IndexEntry {
-    return this.#entry(this.#lastWhere(at => (this.#offsets[at] ?? 0) <= relativeOffset))
+    return this.entryAt(this.#lastWhere(at => (this.#offsets[at] ?? 0) <= relativeOffset))
   }
 
   /** An indexed batch from which the first one with event time >= `timeMs` is found by going on. */
   entryForTime(timeMs: number): IndexEntry {
-    return this.#entry(this.#lastWhere(at => (this.#times[at] ?? 0) < timeMs))
+    return this.entryAt(this.#lastWhere(at => (this.#times[at] ?? 0) < timeMs))
   }
 
   /** Newest event time of the batches added; very small where there is none. */
@@ -80,10 +80,11 @@ export class SegmentIndex {
 
   /** The last entry, for going on from there. */
   lastEntry(): IndexEntry | undefined {
-    return this.#count === 0 ? undefined : this.#entry(this.#count - 1)
+    return this.#count === 0 ? undefined : this.entryAt(this.#count - 1)
   }
 
-  #entry(at: number): IndexEntry {
+  /** The entry `at`, below `entryCount`. */
+  entryAt(at: number): IndexEntry {
     return { relativeOffset: this.#offsets[at] ?? 0, position: this.#positions[at] ?? 0 }
   }
 
