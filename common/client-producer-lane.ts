@@ -78,6 +78,8 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
   let inflight: Batch[] = []
   let producer: ProducerInfo | null = null
   let nextSequence = 0
+  /** Whether the hub has a batch of this numbering. Before, it would take any sequence for the first, so one batch goes alone. */
+  let known = false
   let linger: Timer | null = null
   /** Send without waiting for more, as far as what was there when asked. */
   let hurry = false
@@ -102,7 +104,7 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
   }
 
   function mayStart(): boolean {
-    return !failing && inflight.length < settings.maxInFlight && isDue()
+    return !failing && inflight.length < (known ? settings.maxInFlight : 1) && isDue()
   }
 
   /** Sends what is due, one loop at a time. */
@@ -121,6 +123,7 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
       if (producer === null || (nextSequence > MAX_SEQUENCE - SEQUENCE_ROOM && inflight.length === 0)) {
         producer = await live.producer()
         nextSequence = 0
+        known = false
       }
       while (mayStart() && nextSequence <= MAX_SEQUENCE - SEQUENCE_ROOM) post(live, startBatch(producer))
     } catch (thrown) {
@@ -172,6 +175,7 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
 
   function stored(batch: Batch, baseOffset: number): void {
     batch.state = 'stored'
+    known = true
     for (const [position, entry] of batch.entries.entries()) {
       // Without acks the hub may not know the offset (-1).
       finish(entry, { partition: host.partition, offset: baseOffset < 0 ? -1 : baseOffset + position })
@@ -226,6 +230,7 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
     const again = inflight.slice(count).flatMap(batch => batch.entries)
     inflight = []
     producer = null
+    known = false
     failing = false
     waiting.unshift(...again)
     for (const entry of again) waitingBytes += entry.bytes

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { eachBatch, stampBatch, validateBatch } from '../common/batch.ts'
+import { eachBatch, readHeader, stampBatch, validateBatch } from '../common/batch.ts'
 import { concat } from '../common/bytes.ts'
 import type { ErrorCode } from '../common/errors.ts'
 import { TributaryError } from '../common/errors.ts'
@@ -16,6 +16,8 @@ import type {
   TopicConfig,
   Topics,
 } from '../hub/ports.ts'
+import type { ClientProducer } from '../hub/replica/client-producers.ts'
+import { afterBatch, judgeClientBatch } from '../hub/replica/client-producers.ts'
 
 /** An in-memory engine for endpoint tests: topics, logs, lanes and edges as `hub/ports.ts` promises them, nothing durable. */
 export interface FakePorts extends Ports {
@@ -223,6 +225,7 @@ type Commit = (apply: () => void) => Promise<void>
 
 function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: string) => void): { port: Logs } {
   const tips = new Map<string, LaneTip>()
+  const producers = new Map<string, ClientProducer>()
   let nextProducerId = 1
   const tipKey = (lane: LaneKey): string => `${lane.edgeId}\0${lane.topicId}\0${lane.lane}`
 
@@ -231,6 +234,18 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
     for (let at = 0; at < bytes.length; ) {
       at += validateBatch(bytes, at, { maxBatchBytes: maxRecordBytes + 1024 }).sizeBytes
     }
+  }
+
+  /** Where an idempotent producer's batch stands already; null where it is to be stored. Remembers what is stored next. */
+  function repeated(topicId: string, partition: number, bytes: Uint8Array): number | null {
+    const log = topics.partition(topicId, partition)
+    const header = readHeader(bytes, 0)
+    if (header.producerId === -1 || header.isControl) return null
+    const key = `${topicId}/${partition}/${header.producerId}`
+    const held = judgeClientBatch(producers.get(key), header)
+    if (held !== null) return held.baseOffset
+    producers.set(key, afterBatch(producers.get(key), header, log.endOffset, 0))
+    return null
   }
 
   async function whenCommitted(lane: LaneKey, tip: LaneTip): Promise<LaneTip> {
@@ -254,7 +269,7 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
       throwPlanned('append')
       const log = topics.partition(topicId, partition)
       validated(topicId, batches)
-      const baseOffset = store(log, batches)
+      const baseOffset = repeated(topicId, partition, batches) ?? store(log, batches)
       const endOffset = log.endOffset
       await commit(() => advance(log, endOffset))
       return { baseOffset }
