@@ -203,12 +203,11 @@ async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog> {
 
 /** Replays to segments that retention took since have no file any more, and none should come back. */
 function applicableReplays(plan: LogPlan, bases: readonly number[]): Replay[] {
-  const all = [...new Set([...bases, ...plan.replays.map(replay => replay.segmentBase)])].sort(
-    (a, b) => a - b,
-  )
+  const known = [...bases, plan.segmentBase, ...plan.replays.map(replay => replay.segmentBase)]
+  const all = [...new Set(known)].sort((left, right) => left - right)
   return plan.replays.filter(replay => {
     const next = all[all.indexOf(replay.segmentBase) + 1]
-    return next === undefined ? replay.segmentBase === plan.segmentBase : next > plan.startOffset
+    return next === undefined || next > plan.startOffset
   })
 }
 

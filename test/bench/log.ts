@@ -1,0 +1,169 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { buildBatch } from '../../common/batch-builder.ts'
+import { utf8 } from '../../common/bytes.ts'
+import { nodeEnv } from '../../common/env-node.ts'
+import { openDataDir } from '../../common/log/data-dir.ts'
+import type { DataDir, DataDirOptions, Log, LogOptions } from '../../common/log/types.ts'
+
+/** The log by itself: commits over 1, 100 and 1,000 active logs, reads, and start-up with many records. */
+
+const DIR_OPTIONS: DataDirOptions = {
+  commitMs: 0,
+  journalBytes: 64 * 1024 * 1024,
+  reserveBytes: 0,
+  tailCacheBytes: 32 * 1024 * 1024,
+}
+const LOG_OPTIONS: LogOptions = {
+  segmentBytes: 128 * 1024 * 1024,
+  segmentMs: Number.POSITIVE_INFINITY,
+  retentionBytes: Number.POSITIVE_INFINITY,
+  retentionMs: Number.POSITIVE_INFINITY,
+  maxBatchBytes: 1024 * 1024,
+}
+
+export interface CommitFigures {
+  logs: number
+  batchBytes: number
+  seconds: number
+  appendsPerSecond: number
+  megabytesPerSecond: number
+  commits: number
+  fdatasyncP50Ms: number
+}
+
+export interface StartFigures {
+  records: number
+  cleanMs: number
+  afterKillMs: number
+  firstColdReadMs: number
+}
+
+export interface LogFigures {
+  commits: CommitFigures[]
+  coldReadMegabytesPerSecond: number
+  start: StartFigures
+}
+
+function batchOf(bytes: number, records: number): Uint8Array {
+  const value = utf8('x'.repeat(Math.max(1, Math.floor(bytes / records) - 12)))
+  return buildBatch(
+    Array.from({ length: records }, () => ({ key: null, value, headers: [], timestampMs: 1 })),
+  )
+}
+
+async function openLogs(dir: DataDir, count: number): Promise<Log[]> {
+  const names = Array.from({ length: count }, (_, at) => `bench/${at}`)
+  return Promise.all(names.map(name => dir.openLog(name, LOG_OPTIONS)))
+}
+
+/** Each log always has one append under way: as many writers as logs (at least 8). */
+async function commitsOver(
+  path: string,
+  logs: number,
+  batchBytes: number,
+  seconds: number,
+): Promise<CommitFigures> {
+  const dir = await openDataDir(path, DIR_OPTIONS, nodeEnv())
+  const opened = await openLogs(dir, logs)
+  const template = batchOf(batchBytes, Math.max(1, Math.floor(batchBytes / 100)))
+  const before = dir.stats().commits
+  const startMs = performance.now()
+  const endMs = startMs + seconds * 1000
+  let appends = 0
+  const writer = async (log: Log): Promise<void> => {
+    while (performance.now() < endMs) {
+      await log.append(Uint8Array.from(template))
+      appends++
+    }
+  }
+  const writers = Math.max(8, logs)
+  await Promise.all(
+    Array.from({ length: writers }, (_, at) => {
+      const log = opened[at % logs]
+      return log === undefined ? undefined : writer(log)
+    }),
+  )
+  const took = (performance.now() - startMs) / 1000
+  const stats = dir.stats()
+  await dir.close()
+  return {
+    logs,
+    batchBytes: template.length,
+    seconds: took,
+    appendsPerSecond: appends / took,
+    megabytesPerSecond: (appends * template.length) / took / 1e6,
+    commits: stats.commits - before,
+    fdatasyncP50Ms: stats.fdatasyncP50Ms,
+  }
+}
+
+async function startWith(
+  path: string,
+  records: number,
+): Promise<StartFigures & { coldMegabytesPerSecond: number }> {
+  const perBatch = 1000
+  let dir = await openDataDir(path, DIR_OPTIONS, nodeEnv())
+  const [log] = await openLogs(dir, 1)
+  if (log === undefined) throw new Error('no log')
+  const template = batchOf(perBatch * 60, perBatch)
+  for (let done = 0; done < records; done += perBatch * 50) {
+    await Promise.all(Array.from({ length: 50 }, () => log.append(Uint8Array.from(template))))
+  }
+  await dir.close()
+  let startMs = performance.now()
+  dir = await openDataDir(path, DIR_OPTIONS, nodeEnv())
+  const cleanMs = performance.now() - startMs
+  const [again] = await openLogs(dir, 1)
+  if (again === undefined) throw new Error('no log')
+  startMs = performance.now()
+  await again.read(Math.floor(records / 2), 64 * 1024)
+  const firstColdReadMs = performance.now() - startMs
+  startMs = performance.now()
+  let bytes = 0
+  for (let offset = 0; offset < again.durableEndOffset(); ) {
+    const read = await again.read(offset, 1024 * 1024)
+    bytes += read.batches.length
+    offset = read.nextOffset
+    read.release?.()
+  }
+  const coldMegabytesPerSecond = bytes / (performance.now() - startMs) / 1000
+  // As a kill leaves it: a journal's worth of commits not checkpointed. The lock is this process's own.
+  for (let at = 0; at < 20; at++) {
+    await Promise.all(Array.from({ length: 50 }, () => again.append(Uint8Array.from(template))))
+  }
+  const unlocked = { ...nodeEnv().disk, lock: async () => async () => {} }
+  startMs = performance.now()
+  const second = await openDataDir(path, DIR_OPTIONS, { ...nodeEnv(), disk: unlocked })
+  const afterKillMs = performance.now() - startMs
+  await second.close()
+  return { records, cleanMs, afterKillMs, firstColdReadMs, coldMegabytesPerSecond }
+}
+
+async function inTemporary<T>(work: (path: string) => Promise<T>): Promise<T> {
+  const path = await mkdtemp(join(tmpdir(), 'tributary-log-bench-'))
+  try {
+    return await work(path)
+  } finally {
+    await rm(path, { recursive: true, force: true })
+  }
+}
+
+/** Measures the log on the filesystem that holds the temporary folder. */
+export async function benchLog(options: { seconds: number; records: number }): Promise<LogFigures> {
+  const commits: CommitFigures[] = []
+  for (const logs of [1, 100, 1000]) {
+    for (const batchBytes of [200, 16 * 1024]) {
+      commits.push(await inTemporary(path => commitsOver(path, logs, batchBytes, options.seconds)))
+    }
+  }
+  const { coldMegabytesPerSecond, ...start } = await inTemporary(path => startWith(path, options.records))
+  return { commits, coldReadMegabytesPerSecond: coldMegabytesPerSecond, start }
+}
+
+if (import.meta.main) {
+  const { commits, ...rest } = await benchLog({ seconds: 3, records: 10_000_000 })
+  console.table(commits)
+  console.log(rest)
+}
