@@ -9,7 +9,10 @@ import { TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
 import { createHubTime } from '../../../hub/replica/hub-time.ts'
 import type { GapRange } from '../../../hub/replica/lanes.ts'
+import { restoreProducers } from '../../../hub/replica/log-access.ts'
 import type { Partition } from '../../../hub/replica/partition.ts'
+import { encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
+import { Producers } from '../../../hub/replica/producers.ts'
 import { FakeClock } from '../../fake-clock.ts'
 import { plainOf, runOf, testRun } from './batches.ts'
 import { codeOf, openOn } from './harness.ts'
@@ -181,6 +184,20 @@ describe('gaps and runs', () => {
     const { partition } = await openOn({ disk: before.disk })
     expect(partition.tip(id)).toEqual({ run: P, next: 5, committed: 5 })
     expect(partition.tip(other)).toBeNull()
+  })
+})
+
+describe('start', () => {
+  it('does not believe a snapshot from beyond the end of the log', async () => {
+    const { partition, log } = await openOn()
+    await partition.startRun(id, { run: P, prev: null, reason: 'first' })
+    await partition.appendLane(id, runOf(P, 0, 2))
+    const ahead = new Producers()
+    ahead.applyRun(id, { run: P, prev: null, reason: 'first' })
+    ahead.applyGap(P, 9)
+    const restore = (offset: number) => restoreProducers(log, encodeSnapshot(ahead, offset), 0, () => {})
+    expect((await restore(4)).producers.lane(id)?.next).toBe(2)
+    expect((await restore(3)).producers.lane(id)?.next).toBe(9)
   })
 })
 
