@@ -102,7 +102,8 @@ export function readPublish(flags: number, body: Buffer, memory: TopicMemory): I
 
 function topicOf(body: Buffer, topicEnd: number, memory: TopicMemory): string {
   const known = memory.bytes
-  if (known.length === topicEnd - 2 && known.compare(body, 2, topicEnd) === 0) return memory.topic
+  if (known.length > 0 && known.length === topicEnd - 2 && known.compare(body, 2, topicEnd) === 0)
+    return memory.topic
   const { text } = readText(body, 0, 'the topic of PUBLISH')
   if (!isTopicName(text)) {
     throw new ProtocolViolation(

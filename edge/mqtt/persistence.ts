@@ -145,7 +145,8 @@ export function createPersistence(parts: PersistenceParts) {
 
     async outgoingClearMessageId(client: InternalClient, packet: OutboundPacket): Promise<void> {
       const session = client.clean ? undefined : sessions.session(client.id)
-      if (session !== undefined && packet.messageId !== undefined) sessions.acked(session, packet.messageId)
+      if (session === undefined || packet.messageId === undefined) return
+      sessions.acked(session, packet.messageId, packet.cmd === 'puback' ? 1 : 2)
     },
 
     outgoingStream: (client: InternalClient) => Readable.from(unacked(parts, client)),
@@ -186,8 +187,8 @@ function* unacked({ sessions, nextCounter }: PersistenceParts, client: InternalC
       payload: message.payload,
       qos: message.qos,
       retain: false,
-      // MQTT-3.3.1-1
-      dup: message.messageId !== undefined,
+      // MQTT-3.3.1-1; PUBREL has no such flag.
+      dup: !message.released && message.messageId !== undefined,
       messageId: message.messageId,
     }
   }

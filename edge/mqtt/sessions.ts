@@ -284,16 +284,16 @@ export class Sessions {
 
   /** PUBREC came: PUBREL is what is resent from now on. Null where the id is not in the queue. */
   released(subscriber: Subscriber, messageId: number): StateEntry | null {
-    const message = subscriber.queue.find(queued => queued.messageId === messageId)
+    const message = subscriber.queue.find(queued => queued.messageId === messageId && queued.qos === 2)
     if (message === undefined || message.released) return null
     message.released = true
     message.payload = Buffer.alloc(0)
     return messageEntry(subscriber, message)
   }
 
-  /** PUBACK or PUBCOMP came: the message is done. */
-  acked(subscriber: Subscriber, messageId: number): void {
-    const at = subscriber.queue.findIndex(queued => queued.messageId === messageId)
+  /** PUBACK (QoS 1) or PUBCOMP (QoS 2) came: the message is done. */
+  acked(subscriber: Subscriber, messageId: number, qos: 1 | 2): void {
+    const at = subscriber.queue.findIndex(queued => queued.messageId === messageId && queued.qos === qos)
     const message = subscriber.queue[at]
     if (message === undefined) return
     subscriber.queue.splice(at, 1)
