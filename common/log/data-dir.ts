@@ -326,10 +326,11 @@ class OpenDataDir implements DataDir {
   }
 
   async openState(name: string, maxLiveBytes: number): ReturnType<DataDir['openState']> {
-    return openStateLog(this, name, maxLiveBytes, log => {
+    const rollNext = (log: string): void => {
       const found = this.#logs.get(log)
       if (found !== undefined) found.rollNext = true
-    })
+    }
+    return openStateLog(this, name, maxLiveBytes, rollNext, damage => this.recovery.damage.push(damage))
   }
 
   async deleteLog(name: string): Promise<void> {

@@ -51,9 +51,10 @@ export class SegmentIndex {
     this.#count++
   }
 
-  /** An indexed batch at or before the one holding the offset. */
+  /** An indexed batch at or before the one holding the offset; the segment's start where damage hides what was first. */
   entryFor(relativeOffset: number): IndexEntry {
-    return this.entryAt(this.#lastWhere(at => (this.#offsets[at] ?? 0) <= relativeOffset))
+    const entry = this.entryAt(this.#lastWhere(at => (this.#offsets[at] ?? 0) <= relativeOffset))
+    return entry.relativeOffset <= relativeOffset ? entry : { relativeOffset: 0, position: 0 }
   }
 
   /** An indexed batch from which the first one with event time >= `timeMs` is found by going on. */

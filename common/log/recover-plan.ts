@@ -47,13 +47,14 @@ export interface RecoveryPlan {
 
 export function planOf(checkpoint: Pick<Checkpoint, 'logs' | 'removing' | 'nextLogId'>): RecoveryPlan {
   return {
-    logs: new Map(checkpoint.logs.map(log => [log.id, logPlan(log)])),
+    logs: new Map(checkpoint.logs.map(log => [log.id, newLogPlan(log)])),
     removing: new Set(checkpoint.removing),
     nextLogId: checkpoint.nextLogId,
   }
 }
 
-function logPlan(log: CheckpointLog): LogPlan {
+/** A log as the checkpoint has it, before anything is replayed. */
+export function newLogPlan(log: CheckpointLog): LogPlan {
   const { segmentBase, position, endOffset } = log
   return {
     id: log.id,
@@ -88,7 +89,7 @@ function replayEntry(plan: RecoveryPlan, entry: JournalEntry, half: number, payl
   let log = plan.logs.get(entry.logId)
   if (log === undefined) {
     // Any entry tells that the log was there, should the record that created it be damaged.
-    log = logPlan({
+    log = newLogPlan({
       id: entry.logId,
       name: entry.name,
       startOffset: 0,

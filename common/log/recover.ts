@@ -8,7 +8,7 @@ import { isSegmentFile, logFolder, segmentBases, segmentPath } from './paths.ts'
 import type { JournalRecord } from './recover-journal.ts'
 import { journalPath, rangeCrc, readJournal } from './recover-journal.ts'
 import type { LogPlan, RecoveryPlan, Replay } from './recover-plan.ts'
-import { planOf, replayRecord } from './recover-plan.ts'
+import { newLogPlan, planOf, replayRecord } from './recover-plan.ts'
 import { readFully, resync, scanBatches, scanBuffers } from './scan.ts'
 import type { Segment } from './segmented-log.ts'
 import { newSegment, removeSegment, SegmentedLog } from './segmented-log.ts'
@@ -261,21 +261,46 @@ async function copyRange(
   }
 }
 
-/** Moves the plan's end over the valid batches that follow it: acked perhaps, in a commit that was lost. */
+/**
+ * Moves the plan's end over the valid batches that follow it, also past bad ones: acked perhaps, in a commit that was
+ * lost. What is bad between them is found as damage later.
+ */
 async function adoptBeyond(run: Run, plan: LogPlan, folder: string, bases: readonly number[]): Promise<void> {
   for (const base of bases) {
     if (base < plan.segmentBase || (base > plan.segmentBase && base < plan.endOffset)) continue
     const path = segmentPath(folder, base)
-    const from = base === plan.segmentBase ? plan.position : 0
     await run.files.use(`${path}.log`, async file => {
-      const range = { fromPosition: from, toPosition: await file.sizeBytes(), offset: plan.endOffset }
-      const result = await scanBatches(file, range, true, () => undefined)
-      if (result.position === from) return
-      plan.verify ??= { segmentBase: base, position: from, offset: plan.endOffset }
-      await copyRange(run, file, from, `${path}.log`, from, result.position - from)
-      plan.segmentBase = base
-      plan.position = result.position
-      plan.endOffset = result.offset
+      const toPosition = await file.sizeBytes()
+      const from = base === plan.segmentBase ? plan.position : 0
+      let position = from
+      let offset = base === plan.segmentBase ? plan.endOffset : base
+      while (position < toPosition) {
+        const result = await scanBatches(
+          file,
+          { fromPosition: position, toPosition, offset },
+          true,
+          () => undefined,
+        )
+        if (result.position > position) {
+          plan.verify ??= { segmentBase: base, position: from, offset: plan.endOffset }
+          plan.segmentBase = base
+          plan.position = result.position
+          plan.endOffset = result.offset
+        }
+        if (result.bad === undefined) break
+        const good = await resync(
+          file,
+          result.position + 1,
+          toPosition,
+          result.offset,
+          Number.MAX_SAFE_INTEGER,
+        )
+        if (good === undefined) break
+        position = good.position
+        offset = good.offset
+      }
+      if (plan.segmentBase !== base || plan.position === from) return
+      await copyRange(run, file, from, `${path}.log`, from, plan.position - from)
       run.dirty.add(path)
       run.folders.add(folder)
     })
@@ -447,36 +472,43 @@ async function verifyBatches(run: Run, plan: LogPlan, log: SegmentedLog): Promis
   }
 }
 
-/** Without a checkpoint: the logs are what folders there are, their ends what their batches say. */
+/**
+ * Without a checkpoint: the logs are what folders and journal name, their ends what their batches say. Where the journal
+ * holds a log's oldest bytes it also holds what moved its start since.
+ */
 async function planFromFolders(run: Run, records: readonly JournalRecord[]): Promise<RecoveryPlan> {
   const ids = new Map<string, number>()
+  const firstBases = new Map<string, number>()
   let nextLogId = 1
-  for (const record of records) {
-    for (const entry of record.entries) {
-      ids.set(entry.name, entry.logId)
-      nextLogId = Math.max(nextLogId, entry.logId + 1)
+  for (const { entries } of records) {
+    for (const { name, logId, kind, segmentBase } of entries) {
+      ids.set(name, logId)
+      if (kind === 'data' && !firstBases.has(name)) firstBases.set(name, segmentBase)
+      nextLogId = Math.max(nextLogId, logId + 1)
     }
   }
   const plan = planOf({ logs: [], removing: [], nextLogId })
   for (const name of await logFolders(run.disk, `${run.directory}/logs`, '')) {
-    const bases = segmentBases(await run.disk.list(logFolder(run.directory, name)))
-    const base = bases[0]
-    if (base === undefined) continue
-    const id = ids.get(name) ?? plan.nextLogId++
-    const log = planOf({
-      logs: [{ id, name, startOffset: base, endOffset: base, segmentBase: base, position: 0 }],
-      removing: [],
-      nextLogId,
-    }).logs.get(id)
-    if (log !== undefined) plan.logs.set(id, log)
-  }
-  for (const log of plan.logs.values()) {
-    await adoptBeyond(
-      run,
-      log,
-      logFolder(run.directory, log.name),
-      segmentBases(await run.disk.list(logFolder(run.directory, log.name))),
+    const folder = logFolder(run.directory, name)
+    const bases = segmentBases(await run.disk.list(folder))
+    const first = Math.min(
+      bases[0] ?? Number.POSITIVE_INFINITY,
+      firstBases.get(name) ?? Number.POSITIVE_INFINITY,
     )
+    if (first === Number.POSITIVE_INFINITY) continue
+    const id = ids.get(name) ?? plan.nextLogId++
+    const log = newLogPlan({
+      id,
+      name,
+      startOffset: first,
+      endOffset: first,
+      segmentBase: first,
+      position: 0,
+    })
+    // Nothing is known yet of where it ends.
+    log.ends.clear()
+    plan.logs.set(id, log)
+    await adoptBeyond(run, log, folder, bases)
   }
   return plan
 }

@@ -2,8 +2,8 @@ import { batchSizeAt, readHeader } from '../batch.ts'
 import { buildBatch } from '../batch-builder.ts'
 import { decodePlain } from '../batch-records.ts'
 import { utf8, utf8Text } from '../bytes.ts'
-import { TributaryError } from '../errors.ts'
-import type { DataDir, Log, LogOptions, StateEntry, StateLog } from './types.ts'
+import { isTributaryError, TributaryError } from '../errors.ts'
+import type { Damage, DataDir, Log, LogOptions, ReadResult, StateEntry, StateLog } from './types.ts'
 
 /** The log is rewritten when it holds so many times its live bytes, but not below the least size. */
 const COMPACT_AT_RATIO = 4
@@ -24,23 +24,44 @@ const OPTIONS: LogOptions = {
   maxBatchBytes: MAX_BATCH_BYTES,
 }
 
-/** Opens the StateLog `name`: its log is read whole, the last value of each key is live. `rollNext` makes that log begin a segment. */
+/**
+ * Opens the StateLog `name`: its log is read whole, the last value of each key is live. `rollNext` makes that log
+ * begin a segment; `onDamage` is told of stretches that can't be read.
+ */
 export async function openStateLog(
   directory: Pick<DataDir, 'openLog'>,
   name: string,
   maxLiveBytes: number,
   rollNext: (log: string) => void,
+  onDamage: (damage: Damage) => void,
 ): Promise<StateLog> {
   const log = await directory.openLog(name, OPTIONS)
-  const live = await loadLive(log)
+  const live = await loadLive(log, onDamage)
   return stateOver(log, live, maxLiveBytes, () => rollNext(name))
 }
 
-async function loadLive(log: Log): Promise<Map<string, Uint8Array>> {
+/** Damage costs the entries it holds, not the start: it is passed over and told. */
+async function readOrIsolate(
+  log: Log,
+  offset: number,
+  onDamage: (damage: Damage) => void,
+): Promise<ReadResult> {
+  try {
+    return await log.read(offset, READ_BYTES)
+  } catch (error) {
+    const damage = log.damage().find(known => offset >= known.fromOffset && offset < known.toOffset)
+    if (!isTributaryError(error, 'corrupt_log') || damage === undefined) throw error
+    log.isolate(damage)
+    onDamage(damage)
+    return { batches: new Uint8Array(0), nextOffset: damage.toOffset }
+  }
+}
+
+async function loadLive(log: Log, onDamage: (damage: Damage) => void): Promise<Map<string, Uint8Array>> {
   const live = new Map<string, Uint8Array>()
   let offset = log.startOffset()
   while (offset < log.durableEndOffset()) {
-    const read = await log.read(offset, READ_BYTES)
+    const read = await readOrIsolate(log, offset, onDamage)
     for (let at = 0; at < read.batches.length; at += batchSizeAt(read.batches, at)) {
       if (readHeader(read.batches, at).lastOffset < offset) continue
       for (const record of decodePlain(read.batches, at)) {

@@ -5,7 +5,7 @@ import { Model } from './model.ts'
 /** Random schedules against the fake disk: whatever happens, what was acked is there, in order, and nothing else. */
 
 /** More with LOG_RUNS, for a long search. */
-const RUNS = Number(process.env['LOG_RUNS'] ?? 1000)
+const RUNS = Number(process.env.LOG_RUNS ?? 1000)
 
 const which = fc.array(fc.nat(2), { maxLength: 4 })
 const keys = fc.array(fc.nat(12), { maxLength: 3 })
