@@ -87,7 +87,6 @@ export type AedesBrokerOptions = Pick<
 export class AedesBroker extends Aedes {
   declare clients: Record<string, InternalClient | undefined>
   declare connectedClients: number
-  declare counter: number
 
   constructor(options: AedesBrokerOptions) {
     super({
@@ -100,11 +99,6 @@ export class AedesBroker extends Aedes {
       maxInflightInbound: 0,
       concurrency: 0,
     })
-  }
-
-  /** A counter for a new message; aedes tells copies of one message apart by it. */
-  nextCounter(): number {
-    return ++this.counter
   }
 
   /** Called by aedes for what clients published, which the bridge has stored and routed already, and for its own `$SYS` messages. */

@@ -34,8 +34,6 @@ export interface BridgeOptions {
   counters: MqttCounters
   maxStateBytes: number
   nowMs(): number
-  /** A counter for a new message; aedes tells copies of one message apart by it. */
-  nextCounter(): number
   /** Tells of a connection that is closed because its message could not be stored. */
   failed(guard: Guard, topic: string, error: TributaryError): void
 }
@@ -44,6 +42,7 @@ const NO_ENTRIES: readonly StateEntry[] = []
 
 export class Bridge {
   readonly #options: BridgeOptions
+  #counter = 0
   /** Reused for every message, for the router keeps none. */
   readonly #routing: Publish = { topic: '', payload: new Uint8Array(0), clientId: '', nowMs: 0 }
 
@@ -52,9 +51,9 @@ export class Bridge {
   }
 
   /** QoS 0 and 1: `acked` is called once the record is durable, and never where it is not. */
-  store(guard: Guard, clientId: string, packet: InboundPublish, acked: () => void): void {
+  store(guard: Guard, clientId: string, packet: InboundPublish, acked: (error: null) => void): void {
     this.#append(packet, clientId, NO_ENTRIES, error => {
-      if (error === undefined) acked()
+      if (error === undefined) acked(null)
       else this.#failed(guard, packet, error)
       guard.completed()
     })
@@ -165,11 +164,16 @@ export class Bridge {
 
   // ------------------------------------------------------------------------------------ local subscribers
 
+  /** A counter for a new message: aedes tells by it whether a client has had the message already. */
+  nextCounter(): number {
+    return ++this.#counter
+  }
+
   #route(message: Message, enqueued: readonly Enqueued[]): void {
     const { sessions } = this.#options
     const matches = sessions.index.match(message.topic)
     if (matches.length === 0 && enqueued.length === 0) return
-    const brokerCounter = this.#options.nextCounter()
+    const brokerCounter = this.nextCounter()
     for (const one of enqueued) {
       one.message.brokerCounter = brokerCounter
       if (sessions.arrived(one, false) && one.subscriber.client !== null) {
@@ -186,7 +190,7 @@ export class Bridge {
   /** Sends a queued message to a client that is connected. */
   deliverQueued(client: InternalClient, message: QueuedMessage): void {
     message.sentTo = client
-    if (message.brokerCounter === 0) message.brokerCounter = this.#options.nextCounter()
+    if (message.brokerCounter === 0) message.brokerCounter = this.nextCounter()
     this.#deliver(client, message.topic, message.payload, message.qos, message.brokerCounter)
   }
 

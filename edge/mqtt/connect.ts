@@ -2,8 +2,8 @@
 
 import type { EdgeMqttConfig } from '../../common/config-edge.ts'
 import type { StateEntry } from '../../common/log/types.ts'
-import type { Logger } from './broker.ts'
 import type { Guard, GuardHost } from './guard.ts'
+import type { Logger } from './logger.ts'
 import type { ConnectHeader } from './packets.ts'
 import { refusal, refusalOfMqtt5 } from './packets.ts'
 import type { SessionLog } from './session-log.ts'

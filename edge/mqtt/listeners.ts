@@ -8,7 +8,7 @@ import { formatAddress, isLoopback, parseAddress } from '../../common/address.ts
 import type { EdgeMqttConfig } from '../../common/config-edge.ts'
 import type { Disk } from '../../common/env.ts'
 import { messageOf, systemErrorCode, TributaryError } from '../../common/errors.ts'
-import type { Logger } from './broker.ts'
+import type { Logger } from './logger.ts'
 
 /** Finds peers that vanished without a FIN and clients without MQTT keepalive. */
 const TCP_KEEPALIVE_MS = 60_000

@@ -28,7 +28,6 @@ export interface PersistenceParts {
   openIds: OpenIds
   retained: Retained
   bridge: Bridge
-  nextCounter(): number
   /** The connected client of that id. */
   holder(clientId: string): InternalClient | undefined
 }
@@ -166,7 +165,7 @@ function* retainedOf(retained: Retained, filters: readonly string[]) {
 }
 
 /** What a session has not acked, in order, also what is queued while this is read. */
-function* unacked({ sessions, nextCounter }: PersistenceParts, client: InternalClient) {
+function* unacked({ sessions, bridge }: PersistenceParts, client: InternalClient) {
   const session = client.clean ? undefined : sessions.session(client.id)
   if (session === undefined) return
   const ids = session.queue.map(message => message.messageId ?? 0)
@@ -178,7 +177,7 @@ function* unacked({ sessions, nextCounter }: PersistenceParts, client: InternalC
     if (message === undefined) return
     sent = message.number
     message.sentTo = client
-    if (message.brokerCounter === 0) message.brokerCounter = nextCounter()
+    if (message.brokerCounter === 0) message.brokerCounter = bridge.nextCounter()
     yield {
       cmd: message.released ? 'pubrel' : 'publish',
       brokerId: BROKER_ID,

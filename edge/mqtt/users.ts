@@ -51,7 +51,7 @@ export function parseUsers(file: string, content: Uint8Array): Users {
     if (colon < 1 || match === null) {
       throw new TributaryError(
         'config_invalid',
-        `${file}, line ${index + 1}: expected <user>:$scrypt$<salt>$<key>; make one with the command that hashes passwords`,
+        `${file}, line ${index + 1}: expected <user>:$scrypt$<salt>$<key>; make one with: tributary mqtt-users add`,
       )
     }
     hashes.set(line.slice(0, colon), {
