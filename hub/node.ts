@@ -15,6 +15,7 @@ import { startHttp } from './endpoints/http/server.ts'
 import type { AcceptSocket } from './endpoints/http/upgrade.ts'
 import { acceptSubscriber, createSubscribeCounters } from './endpoints/subscribe/subscriber.ts'
 import { acceptUplink, createUplinkCounters } from './endpoints/uplink/uplink.ts'
+import { openClusterEngine } from './engines/cluster/engine.ts'
 import type { Ports } from './ports.ts'
 
 /** Puts a hub node together: the engine, and the endpoints in front of it. */
@@ -39,8 +40,21 @@ export interface Engine {
 }
 
 /**
- * Serves an engine. Rejects as `startHttp` does, with the engine left open.
+ * Opens the data directory and serves it. Rejects with `config_invalid` where the hub would be open to a network without having
+ * been told so, `port_in_use`, and as openClusterEngine does (`directory_in_use`, `directory_newer_format`); nothing is left open then.
  */
+export async function startHub(config: HubConfig, env: Env, log: Logger): Promise<Hub> {
+  refuseOpenListener({ ...config, address: listenAddress(config) })
+  const engine = await openClusterEngine(config, env, log)
+  try {
+    return await serveEngine(engine, config, env, log)
+  } catch (error) {
+    await engine.close()
+    throw error
+  }
+}
+
+/** Serves an engine, which it closes at the end. Rejects as `startHttp` does, with the engine left open. */
 export async function serveEngine(engine: Engine, config: HubConfig, env: Env, log: Logger): Promise<Hub> {
   const failed = new Promise<TributaryError>(resolve => engine.onFailed(resolve))
   const http = await listen(engine, config, env, log)
@@ -117,9 +131,4 @@ function counterReadings(endpoint: string, counters: object): Reading[] {
       read: () => Number(Reflect.get(counters, key)),
     }
   })
-}
-
-/** For the configuration alone, before anything is opened: see `refuseOpenListener`. */
-export function checkListener(config: HubConfig): void {
-  refuseOpenListener({ ...config, address: listenAddress(config) })
 }

@@ -45,7 +45,7 @@ export function lagOf(edge: EdgeInfo): EdgeLag | null {
   return lag
 }
 
-/** Metrics of the fleet. */
+/** Metrics per edge; those of the whole fleet are the engine's. */
 export function edgeReadings(fleet: Fleet): Reading[] {
   const perEdge = (name: string, help: string, pick: (edge: EdgeInfo, lag: EdgeLag) => number): Reading => ({
     name: `tributary_edge_${name}`,
@@ -55,27 +55,6 @@ export function edgeReadings(fleet: Fleet): Reading[] {
     read: () => samplesByEdge(fleet.list(), pick),
   })
   return [
-    {
-      name: 'tributary_edges',
-      help: 'Edges known, by whether they are connected.',
-      kind: 'gauge',
-      labels: ['state'],
-      read: () => {
-        const edges = fleet.list()
-        const connected = edges.filter(edge => edge.connected).length
-        return [
-          { labels: { state: 'connected' }, value: connected },
-          { labels: { state: 'away' }, value: edges.length - connected },
-        ]
-      },
-    },
-    {
-      name: 'tributary_edge_alarms',
-      help: 'Alarms that edges carry, by kind.',
-      kind: 'gauge',
-      labels: ['kind'],
-      read: () => alarmSamples(fleet.list()),
-    },
     perEdge('lag_records', 'Records the hub has not committed, as reported.', (_, lag) => lag.records),
     perEdge('lag_bytes', 'Bytes the hub has not committed, as reported.', (_, lag) => lag.bytes),
     perEdge('dropped_records', 'Records dropped by policy, as reported.', edge =>
@@ -99,10 +78,4 @@ function samplesByEdge(edges: readonly EdgeInfo[], pick: (edge: EdgeInfo, lag: E
   })
   if (reported.length > MAX_METERED_EDGES) samples.push({ labels: { edge: OTHERS }, value: others })
   return samples
-}
-
-function alarmSamples(edges: readonly EdgeInfo[]): Sample[] {
-  const counts = new Map<string, number>()
-  for (const { alarms } of edges) for (const { kind } of alarms) counts.set(kind, (counts.get(kind) ?? 0) + 1)
-  return Array.from(counts, ([kind, value]) => ({ labels: { kind }, value }))
 }
