@@ -5,7 +5,7 @@ import type { Entry, Lane, SendCall } from './client-producer-lane.ts'
 import { createProducerLane } from './client-producer-lane.ts'
 import type { Timer } from './env.ts'
 import { TributaryError } from './errors.ts'
-import { KIB, MAX_BATCH_BYTES, MIB, MINUTE_MS } from './limits.ts'
+import { KIB, MIB, MINUTE_MS } from './limits.ts'
 import { partitionForKey } from './murmur2.ts'
 import { toTributaryError } from './session.ts'
 import type { TopicInfo } from './wire.ts'
@@ -14,6 +14,8 @@ import type { TopicInfo } from './wire.ts'
 
 export const LINGER_MS = 5
 export const PRODUCER_BATCH_BYTES = 256 * KIB
+/** The most that `maxBatchBytes` may be: half of what a frame may hold by default. */
+export const MAX_PRODUCER_BATCH_BYTES = 8 * MIB
 /** Batches of one partition sent and not yet answered; the hub remembers the last 5 of a producer (KIP-98). */
 export const MAX_IN_FLIGHT = 5
 export const DELIVERY_TIMEOUT_MS = 2 * MINUTE_MS
@@ -84,7 +86,7 @@ export function createProducer(
   const settings = {
     acks: options.acks ?? ('all' as const),
     lingerMs: options.lingerMs ?? LINGER_MS,
-    maxBatchBytes: Math.min(options.maxBatchBytes ?? PRODUCER_BATCH_BYTES, MAX_BATCH_BYTES),
+    maxBatchBytes: Math.min(options.maxBatchBytes ?? PRODUCER_BATCH_BYTES, MAX_PRODUCER_BATCH_BYTES),
     maxInFlight: Math.min(Math.max(1, options.maxInFlight ?? MAX_IN_FLIGHT), MAX_IN_FLIGHT),
     deliveryTimeoutMs,
   }

@@ -11,8 +11,6 @@ export const DAY_MS = 24 * HOUR_MS
 
 /** The largest WebSocket message either side takes. Above a batch of the largest record with room for its frame. */
 export const MAX_FRAME_BYTES = 16 * MIB
-/** The largest batch that goes into any topic: fits a frame, and holds several of the largest records. */
-export const MAX_BATCH_BYTES = 12 * MIB
 /** The largest record a topic takes unless it says otherwise. */
 export const MAX_RECORD_BYTES = 1 * MIB
 /** Silence after which a side sends a ping: short enough to keep mobile NAT entries alive. */

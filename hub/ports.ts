@@ -92,7 +92,7 @@ export interface Logs {
    * A duplicate resolves with its original's offset once that is committed.
    */
   append(topicId: string, partition: number, batches: Uint8Array, acks: Acks): Promise<{ baseOffset: number }>
-  /** Appends batches of a lane's run (each at most MAX_BATCH_BYTES). Calls on one lane take effect in call order and may be pipelined; takes the buffer over. Resolves with the lane's tip when committed; rejects with `out_of_order_sequence` (`details.next`), `unknown_run`, `corrupt_batch`, `record_too_large` (`details.sequence`), `topic_deleted`, `disk_full`. */
+  /** Appends batches of a lane's run. Calls on one lane take effect in call order and may be pipelined; takes the buffer over. Resolves with the lane's tip when committed; rejects with `out_of_order_sequence` (`details.next`), `unknown_run`, `corrupt_batch`, `record_too_large` (`details.sequence`), `topic_deleted`, `disk_full`. */
   appendLane(lane: LaneKey, batches: Uint8Array): Promise<LaneTip>
   /** Admits a run; resolves when its declaration is committed. Nothing is written where the run is the tip's already. */
   startRun(lane: LaneKey, start: RunStart): Promise<LaneTip>

@@ -1,7 +1,6 @@
 import { readHeader } from '../../../common/batch.ts'
 import type { TributaryError } from '../../../common/errors.ts'
 import { isTributaryError } from '../../../common/errors.ts'
-import { MAX_BATCH_BYTES } from '../../../common/limits.ts'
 import { toTributaryError } from '../../../common/session.ts'
 import type {
   AppendFrame,
@@ -190,7 +189,7 @@ export function createLane(host: LaneHost, handle: number): Lane {
       partition,
       leaderEpoch: logs.bounds(topic.topicId, partition).leaderEpoch,
       maxRecordBytes: topic.config.maxRecordBytes,
-      maxBatchBytes: Math.min(MAX_BATCH_BYTES, host.maxFrameBytes - FRAME_ROOM_BYTES),
+      maxBatchBytes: host.maxFrameBytes - FRAME_ROOM_BYTES,
       tip: acked,
     })
     return null
@@ -208,8 +207,8 @@ export function createLane(host: LaneHost, handle: number): Lane {
 
   function refuse(generation: number, error: TributaryError): void {
     const tip = currentTip()
-    const { next = tip?.next, sequence } = numbers(error.details)
-    const at: BlockedAt = tip === null || next === undefined ? null : { run: tip.run, next }
+    const { run = tip?.run, next = tip?.next, sequence } = numbers(error.details)
+    const at: BlockedAt = run === undefined || next === undefined ? null : { run, next }
     if (!gate.refuse(generation, at) || stopped) return
     // What was acked before the failure goes first, so that the edge never sees `next` move back.
     if (tip !== null && differs(tip, acked)) lane.ack()
@@ -227,9 +226,14 @@ function differs(tip: LaneTip, acked: LaneTip | null): boolean {
   )
 }
 
-function numbers(details: Readonly<Record<string, unknown>>): { next?: number; sequence?: number } {
-  const { next, sequence } = details
+function numbers(details: Readonly<Record<string, unknown>>): {
+  run?: number
+  next?: number
+  sequence?: number
+} {
+  const { run, next, sequence } = details
   return {
+    ...(typeof run === 'number' ? { run } : {}),
     ...(typeof next === 'number' ? { next } : {}),
     ...(typeof sequence === 'number' ? { sequence } : {}),
   }
