@@ -155,7 +155,8 @@ export interface Fleet {
   ): void
   /**
    * Finds (or, with autoCreateTopics, makes) the topic and binds (edge, topic id, lane) to a partition, committed before it resolves.
-   * Rejects with `unknown_topic`, `topic_deleted` (the id presented is gone, or the name was deleted and is not made again by an edge).
+   * Rejects with `unknown_topic`, `topic_deleted` (the id presented was deleted, or the name was and this edge wrote to it: an operator makes it
+   * again). The topic's id may differ from the one presented where the hub never knew that one: the edge has moved.
    */
   bindLane(request: {
     edgeId: string

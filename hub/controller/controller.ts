@@ -37,11 +37,11 @@ export interface Plan<Response> {
 }
 
 /** Ids reserved by one record, so that most allocations need no commit. */
-export const PRODUCER_ID_BLOCK = 1_000
+const PRODUCER_ID_BLOCK = 1_000
 /** Ids from here on are edges' runs. */
-export const CLIENT_PRODUCER_IDS_END = 2 ** 52
+const CLIENT_PRODUCER_IDS_END = 2 ** 52
 /** Lanes an edge may be bound to, over all topics. */
-export const MAX_LANES_PER_EDGE = 16_384
+const MAX_LANES_PER_EDGE = 16_384
 
 /** Makes a topic. Throws `topic_exists`, `invalid_argument`, `limit_exceeded`. */
 export function createTopic(

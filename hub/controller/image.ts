@@ -1,4 +1,3 @@
-import { must } from '../../common/assert.ts'
 import type { EdgeAlarm, Topic } from '../ports.ts'
 import type { MetadataRecord, MetadataRecordOf } from './records.ts'
 import { METADATA_FORMAT } from './records.ts'
@@ -65,7 +64,10 @@ export interface Image {
   records(): ImageRecord[]
 }
 
-/** An image without anything in it. */
+/**
+ * An image without anything in it. Records about edges and topics it does not know are passed over: where the log was
+ * damaged they may come without what they build on, and the hub starts with what is left.
+ */
 export function emptyImage(): Image {
   let cluster: MetadataRecordOf<'cluster'> | null = null
   let nextProducerId = 0
@@ -90,8 +92,8 @@ export function emptyImage(): Image {
     }
     const topic = byId.get(record.topicId)
     if (record.type === 'topic_altered') {
-      const old = must(topic, `topic_altered names an unknown topic ${record.topicId}`)
-      putTopic({ ...old, partitions: record.partitions, config: record.config })
+      const { partitions, config } = record
+      if (topic !== undefined) putTopic({ ...topic, partitions, config })
       return
     }
     if (topic !== undefined) {
@@ -116,10 +118,6 @@ export function emptyImage(): Image {
     }
   }
 
-  function knownEdge(edgeId: string): MutableEdge {
-    return must(edges.get(edgeId), `a record names an unknown edge ${edgeId}`)
-  }
-
   function registerEdge(edgeId: string, atMs: number): void {
     edges.set(edgeId, {
       id: edgeId,
@@ -135,7 +133,8 @@ export function emptyImage(): Image {
   }
 
   function grant(record: MetadataRecordOf<'session_granted'>): void {
-    const edge = knownEdge(record.edgeId)
+    const edge = edges.get(record.edgeId)
+    if (edge === undefined) return
     edge.session = record.session
     edge.fork = record.fork
     edge.address = record.address
@@ -145,10 +144,11 @@ export function emptyImage(): Image {
   }
 
   function bind({ edgeId, topicId, lane, partition }: MetadataRecordOf<'lane_bound'>): void {
-    const { lanes } = knownEdge(edgeId)
-    const bound = lanes.get(topicId) ?? new Map<number, number>()
+    const edge = edges.get(edgeId)
+    if (edge === undefined) return
+    const bound = edge.lanes.get(topicId) ?? new Map<number, number>()
     bound.set(lane, partition)
-    lanes.set(topicId, bound)
+    edge.lanes.set(topicId, bound)
   }
 
   function replay(record: ImageRecord): void {
@@ -167,9 +167,11 @@ export function emptyImage(): Image {
       case 'session_granted':
         grant(record)
         return
-      case 'session_confirmed':
-        knownEdge(record.edgeId).session = record.session
+      case 'session_confirmed': {
+        const edge = edges.get(record.edgeId)
+        if (edge !== undefined) edge.session = record.session
         return
+      }
       case 'edge_removed':
         edges.delete(record.edgeId)
         return

@@ -106,11 +106,19 @@ export function decodeRecord(bytes: Uint8Array): MetadataRecord {
     )
   }
   const parsed = recordSchema.safeParse(plain)
-  if (parsed.success) return parsed.data
+  if (parsed.success) return ofKnownFormat(parsed.data)
   const issue = parsed.error.issues[0]
   throw new TributaryError(
     'corrupt_log',
     `metadata record "${type}" is malformed at ${issue?.path.join('.') ?? 'its start'}: ${issue?.message ?? 'unknown'}`,
+  )
+}
+
+function ofKnownFormat(record: MetadataRecord): MetadataRecord {
+  if (record.type !== 'cluster' || record.format <= METADATA_FORMAT) return record
+  throw new TributaryError(
+    'directory_newer_format',
+    `the metadata has format ${record.format}, this version knows ${METADATA_FORMAT}: run the newer version that wrote it`,
   )
 }
 

@@ -5,7 +5,7 @@ import { TributaryError } from '../../common/errors.ts'
 /** Kafka's rules for idempotent producers (KIP-98, KIP-360; `ProducerAppendInfo` and `ProducerStateEntry` in Kafka). */
 
 /** Batches remembered per producer: as many as a Kafka client has in flight. */
-export const REMEMBERED_BATCHES = 5
+const REMEMBERED_BATCHES = 5
 
 /** Where a batch went. */
 export interface StoredBatch {

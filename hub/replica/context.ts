@@ -1,15 +1,9 @@
 import type { Clock, Codec } from '../../common/env.ts'
+import type { Snapshots } from '../../common/log/snapshots.ts'
 import type { Damage, Log } from '../../common/log/types.ts'
 import type { AdmissionLimits } from './admission.ts'
 import type { GapControl } from './control.ts'
 import type { TopicCounters } from './stats.ts'
-
-/** Where a partition's newest producer snapshot is kept. */
-export interface SnapshotStore {
-  load(): Uint8Array | null
-  /** Durable when it resolves. */
-  save(snapshot: Uint8Array): Promise<void>
-}
 
 /** What a partition is given by the engine around it. */
 export interface PartitionContext {
@@ -18,7 +12,8 @@ export interface PartitionContext {
   log: Log
   clock: Clock
   codec: Codec
-  snapshots: SnapshotStore
+  /** Of its producers. */
+  snapshots: Snapshots
   leaderEpoch: number
   /** As the topic's settings are now. */
   limits(): AdmissionLimits

@@ -3,6 +3,7 @@ import { decodeRecords } from '../../common/batch-records.ts'
 import type { Codec } from '../../common/env.ts'
 import { isTributaryError } from '../../common/errors.ts'
 import { MIB } from '../../common/limits.ts'
+import type { Snapshots } from '../../common/log/snapshots.ts'
 import type { Damage, Log, ReadResult } from '../../common/log/types.ts'
 import { decodeSnapshot } from './producer-snapshot.ts'
 import { Producers } from './producers.ts'
@@ -46,20 +47,21 @@ export async function readPastDamage(
   }
 }
 
-/** Producers from the snapshot, as far as it fits the log, and the batches behind it. `snapshotOffset` 0: from the log alone. */
+/**
+ * Producers from the newest snapshot that fits the log, and the batches behind it. One from beyond the end would call
+ * records duplicates that the log has lost; it is removed, or the log would grow past it and make it believed.
+ */
 export async function restoreProducers(
   log: Log,
-  stored: Uint8Array | null,
+  snapshots: Snapshots,
   nowMs: number,
   onDamage: OnDamage,
-): Promise<{ producers: Producers; snapshotOffset: number }> {
+): Promise<Producers> {
   const end = log.durableEndOffset()
-  const snapshot = stored === null ? null : decodeSnapshot(stored)
-  // One from beyond the end would call records duplicates that the log has lost.
-  const usable = snapshot !== null && snapshot.offset <= end ? snapshot : null
-  const producers = usable?.producers ?? new Producers()
-  const snapshotOffset = usable?.offset ?? 0
-  let offset = Math.max(snapshotOffset, log.startOffset())
+  await snapshots.dropAfter(end)
+  const snapshot = await snapshots.loadAtOrBelow(end)
+  const producers = snapshot === undefined ? new Producers() : decodeSnapshot(snapshot.bytes)
+  let offset = Math.max(snapshot?.offset ?? 0, log.startOffset())
   while (offset < end) {
     const { batches, nextOffset, release } = await readPastDamage(log, offset, CHUNK_BYTES, end, onDamage)
     replayBatches(producers, batches, offset, nowMs)
@@ -67,7 +69,7 @@ export async function restoreProducers(
     if (nextOffset <= offset) break
     offset = nextOffset
   }
-  return { producers, snapshotOffset }
+  return producers
 }
 
 /** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */

@@ -51,19 +51,19 @@ const SNAPSHOT_AFTER_BYTES = 64 * MIB
 /** Time after which it is, so that retention, which waits for it, is not late by more. */
 const SNAPSHOT_AFTER_MS = 10 * MINUTE_MS
 /** As Kafka's producer.id.expiration.ms, with the design's value. */
-export const PRODUCER_ID_EXPIRATION_MS = 7 * DAY_MS
+const PRODUCER_ID_EXPIRATION_MS = 7 * DAY_MS
 
 /** Opens a partition on its log: producers come from the newest snapshot and the batches behind it. */
 export async function openPartition(context: PartitionContext): Promise<Partition> {
   const { log, snapshots, clock, onDamage } = context
   tellKnownDamage(log, onDamage)
-  const { producers, snapshotOffset } = await restoreProducers(log, snapshots.load(), clock.nowMs(), onDamage)
+  const producers = await restoreProducers(log, snapshots, clock.nowMs(), onDamage)
   const waiters = createWaiters(clock, () => pipeline.highWatermark())
   const pipeline = createPipeline({ ...context, onAdvance: waiters.moved })
   const { inOrder, committed, highWatermark } = pipeline
   const clients = clientAppends(context, producers, pipeline)
   const lanes = laneOperations(context, producers, pipeline)
-  const keeper = snapshotKeeper(context, producers, pipeline, snapshotOffset)
+  const keeper = snapshotKeeper(context, producers, pipeline)
 
   return {
     bounds: () => ({
@@ -90,7 +90,7 @@ export async function openPartition(context: PartitionContext): Promise<Partitio
       if (retentionTimeMs === null || pipeline.closedBy() !== null) return
       await committed(() => undefined)
       // A segment may go only when the producers that wrote it stand in a durable snapshot.
-      await log.applyRetention(retentionTimeMs, Math.min(keeper.offset(), highWatermark()))
+      await log.applyRetention(retentionTimeMs, Math.min(snapshots.newestOffset(), highWatermark()))
     },
     producerStats: () => producers.stats(),
     shut: error => {
@@ -129,19 +129,27 @@ const NO_BYTES = new Uint8Array(0)
 interface SnapshotKeeper {
   due(): boolean
   snapshot(): Promise<void>
-  /** Below it all is in a durable snapshot. */
-  offset(): number
 }
 
 function snapshotKeeper(
   { log, clock, snapshots }: PartitionContext,
   producers: Producers,
   { committed, closedBy }: Pipeline,
-  restoredTo: number,
 ): SnapshotKeeper {
-  let durableOffset = restoredTo
   let atMs = clock.monotonicMs()
   let sizeBytesThen = log.sizeBytes()
+  let saving: Promise<void> | null = null
+
+  async function save(): Promise<void> {
+    const offset = log.endOffset()
+    if (offset === snapshots.newestOffset() || closedBy() !== null) return
+    const bytes = encodeSnapshot(producers)
+    sizeBytesThen = log.sizeBytes()
+    atMs = clock.monotonicMs()
+    // What is in it must be in the log first, or a full disk could take back what it tells.
+    await committed(() => undefined)
+    await snapshots.save(offset, bytes)
+  }
 
   return {
     due: () => {
@@ -149,16 +157,12 @@ function snapshotKeeper(
       return growthBytes >= SNAPSHOT_AFTER_BYTES || clock.monotonicMs() - atMs >= SNAPSHOT_AFTER_MS
     },
     snapshot: async () => {
-      const offset = log.endOffset()
-      if (offset === durableOffset || closedBy() !== null) return
-      const bytes = encodeSnapshot(producers, offset)
-      sizeBytesThen = log.sizeBytes()
-      atMs = clock.monotonicMs()
-      // What is in it must be in the log first, or a full disk could take back what it tells.
-      await committed(() => undefined)
-      await snapshots.save(bytes)
-      durableOffset = offset
+      // One at a time: two of the same offset would write the same file.
+      while (saving !== null) await saving
+      saving = save().finally(() => {
+        saving = null
+      })
+      await saving
     },
-    offset: () => durableOffset,
   }
 }

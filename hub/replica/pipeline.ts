@@ -12,7 +12,7 @@ import { countRefusal } from './stats.ts'
  */
 
 /** Operations waiting behind a run or gap that itself waits for a commit; beyond it they are refused as `throttled`. */
-export const MAX_QUEUED_OPERATIONS = 10_000
+const MAX_QUEUED_OPERATIONS = 10_000
 
 export interface Pipeline {
   /**

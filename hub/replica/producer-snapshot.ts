@@ -7,9 +7,8 @@ import type { LaneState } from './lanes.ts'
 import { Producers } from './producers.ts'
 
 /**
- * Producers as bytes: a CBOR map of the format, the offset and parts, each the CBOR of up to PART_ENTRIES clients or lanes,
- * since a partition may have a hundred thousand lanes and one CBOR value holds so many items. A snapshot belongs to
- * an offset: all batches below are in it, none from there on.
+ * Producers as bytes: a CBOR map of the format and parts, each the CBOR of up to PART_ENTRIES clients or lanes,
+ * since a partition may have a hundred thousand lanes and one CBOR value holds so many items.
  */
 
 const SNAPSHOT_FORMAT = 1
@@ -18,7 +17,6 @@ const PART_ENTRIES = 1_000
 const count = z.int().min(0)
 const snapshotSchema = z.object({
   format: z.literal(SNAPSHOT_FORMAT),
-  offset: count,
   clients: z.array(z.instanceof(Uint8Array)),
   lanes: z.array(z.instanceof(Uint8Array)),
 })
@@ -32,8 +30,8 @@ const lanesSchema = z.array(
   ]),
 )
 
-/** The snapshot of all that stands below `offset`. */
-export function encodeSnapshot(producers: Producers, offset: number): Uint8Array {
+/** All that `decodeSnapshot` needs. */
+export function encodeSnapshot(producers: Producers): Uint8Array {
   const clients: CborInput[] = []
   for (const [producerId, { epoch, lastMs, batches }] of producers.clients()) {
     const fields = [producerId, epoch, Math.round(lastMs)]
@@ -46,7 +44,7 @@ export function encodeSnapshot(producers: Producers, offset: number): Uint8Array
   for (const { edge, lane, run, next, prev } of producers.lanes()) {
     lanes.push(prev === null ? [edge, lane, run, next] : [edge, lane, run, next, prev.run, prev.end])
   }
-  return encodeCbor({ format: SNAPSHOT_FORMAT, offset, clients: inParts(clients), lanes: inParts(lanes) })
+  return encodeCbor({ format: SNAPSHOT_FORMAT, clients: inParts(clients), lanes: inParts(lanes) })
 }
 
 function inParts(entries: readonly CborInput[]): Uint8Array[] {
@@ -57,19 +55,17 @@ function inParts(entries: readonly CborInput[]): Uint8Array[] {
   return parts
 }
 
-/** Producers as a snapshot has them, and its offset. Throws `corrupt_log` where it is none of this format. */
-export function decodeSnapshot(bytes: Uint8Array): { producers: Producers; offset: number } {
+/** Producers as a snapshot has them. Throws `corrupt_log` where it is none of this format. */
+export function decodeSnapshot(bytes: Uint8Array): Producers {
   try {
     const map = decodeCbor(bytes)
-    const { offset, clients, lanes } = snapshotSchema.parse(
-      map instanceof Map ? Object.fromEntries(map) : map,
-    )
+    const { clients, lanes } = snapshotSchema.parse(map instanceof Map ? Object.fromEntries(map) : map)
     const producers = new Producers()
     producers.restore(
       clients.flatMap(part => clientsSchema.parse(decodeCbor(part)).map(readClient)),
       lanes.flatMap(part => lanesSchema.parse(decodeCbor(part)).map(readLane)),
     )
-    return { producers, offset }
+    return producers
   } catch (cause) {
     throw new TributaryError('corrupt_log', `a producer snapshot can't be read: ${messageOf(cause)}`, {
       cause,

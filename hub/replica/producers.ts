@@ -14,7 +14,7 @@ import { gapLeft, judgeRun, judgeRunBatch, laneKey, unknownRun } from './lanes.t
  */
 
 /** Producer ids from here on are runs of edges. */
-export const FIRST_RUN = 2 ** 52
+const FIRST_RUN = 2 ** 52
 /** Client producers remembered per partition; the one longest silent goes first and then counts as new. */
 export const MAX_CLIENT_PRODUCERS = 10_000
 

@@ -4,7 +4,7 @@ import { TributaryError } from '../../common/errors.ts'
 /** Readers at the end of a partition, woken when the high watermark passes them. */
 
 /** Readers waiting on one partition; the next is refused. */
-export const MAX_WAITERS_PER_PARTITION = 100_000
+const MAX_WAITERS_PER_PARTITION = 100_000
 
 export interface Waiters {
   /** Calls `listener` once, later, when the watermark is past `offset`; the result cancels. Throws `limit_exceeded`. */

@@ -7,6 +7,7 @@ import { KIB, MIB, SECOND_MS } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { DataDir, DataDirStats } from '../../../common/log/types.ts'
 import { eachAtMost } from '../../../common/log/work.ts'
+import type { Reading } from '../../../common/metrics.ts'
 import type { ControllerSettings } from '../../controller/controller.ts'
 import { ensureInternalTopics } from '../../controller/controller.ts'
 import { foundingRecord } from '../../controller/image.ts'
@@ -22,16 +23,19 @@ import type { Metadata } from './metadata.ts'
 import { openMetadata } from './metadata.ts'
 import type { PartitionTable } from './partitions.ts'
 import { createPartitionTable, MAX_OPENING_AT_ONCE } from './partitions.ts'
+import { engineReadings } from './readings.ts'
 import { createTopics } from './topics.ts'
 
-/** Producer snapshots and damage told of, by key. */
-const STATE_LOG = '__partition_state'
-/** Memory for them: a hundred thousand lanes take about 10 MB. */
-const MAX_STATE_BYTES = 512 * MIB
+/** Damage told of, so that it is told once. */
+const DAMAGE_LOG = '__damage_told'
+/** A hundred thousand stretches; beyond it they are told again at each start. */
+const MAX_DAMAGE_BYTES = 16 * MIB
 /** Edges the hub remembers. */
-export const MAX_EDGES = 100_000
+const MAX_EDGES = 100_000
 /** Between two rounds of snapshots, expiry and retention. */
 const MAINTENANCE_MS = 30 * SECOND_MS
+/** Counting edges and producers takes a moment, and a scrape asks for each metric by itself. */
+const STATS_KEPT_MS = 100
 /** A frame's room beside its batches. */
 const FRAME_ROOM_BYTES = 64 * KIB
 
@@ -52,6 +56,8 @@ export interface EngineStats {
 export interface ClusterEngine {
   ports: Ports
   stats(): EngineStats
+  /** The same, for `/metrics`. */
+  readings: Reading[]
   /** Called once when nothing can be made durable any more: the process must exit non-zero. */
   onFailed(listener: (error: TributaryError) => void): void
   /** Snapshots, flushes, releases the directory. */
@@ -88,14 +94,19 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   const { clock } = env
   const settings = settingsOf(config)
   const failure = failureOf(dataDir)
-  const metadata = await openMetadata(dataDir, clock)
+  const metadata = await openMetadata(dataDir, clock, damage => {
+    log.error(
+      damage,
+      'metadata is damaged: topics, bindings or sessions may be missing; restore a backup if they are',
+    )
+  })
   const clusterId = await foundCluster(metadata, settings, env)
-  const state = await dataDir.openState(STATE_LOG, MAX_STATE_BYTES)
-  const gaps = createGapWriter(state, clock, log)
+  const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
+  const gaps = createGapWriter(told, clock, log)
   const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())
   const maxBatchBytes = config.limits.maxFrameBytes
   const topicNow = (topicId: string): Topic | undefined => metadata.image().topicById(topicId)
-  const tableContext = { env, dataDir, state, gaps, hubTime, maxBatchBytes, topic: topicNow, log }
+  const tableContext = { env, dataDir, gaps, hubTime, maxBatchBytes, topic: topicNow, log }
   const partitions = createPartitionTable(tableContext)
   const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
   if (gapsTopic !== undefined) await partitions.use(gapsTopic, 0, async open => gaps.open(open))
@@ -144,6 +155,13 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
     }
   }
 
+  let cached: { stats: EngineStats; atMs: number } | null = null
+  const current = (): EngineStats => {
+    const atMs = clock.monotonicMs()
+    if (cached === null || atMs - cached.atMs > STATS_KEPT_MS) cached = { stats: stats(), atMs }
+    return cached.stats
+  }
+
   return {
     ports: {
       clusterId,
@@ -153,7 +171,8 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
       fleet,
       notReadyReason: () => failure.error()?.message ?? (closing === null ? null : 'the hub is stopping'),
     },
-    stats,
+    stats: current,
+    readings: engineReadings(current),
     onFailed: failure.listen,
     close: () => {
       closing ??= close()

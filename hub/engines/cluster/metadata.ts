@@ -10,6 +10,8 @@ import type { Image, ImageRecord } from '../../controller/image.ts'
 import { emptyImage } from '../../controller/image.ts'
 import type { MetadataRecord } from '../../controller/records.ts'
 import { decodeRecord, encodeRecord } from '../../controller/records.ts'
+import type { OnDamage } from '../../replica/log-access.ts'
+import { readPastDamage, tellKnownDamage } from '../../replica/log-access.ts'
 
 /**
  * The single node's shell around the controller: its records go to a log, its responses leave after their commit. Raft
@@ -18,7 +20,7 @@ import { decodeRecord, encodeRecord } from '../../controller/records.ts'
 
 export const METADATA_LOG = '__cluster_metadata'
 /** Requests waiting for their turn; beyond it they are refused as `throttled`. */
-export const MAX_QUEUED_REQUESTS = 100_000
+const MAX_QUEUED_REQUESTS = 100_000
 /** Requests that share a commit. */
 const MAX_GROUP_REQUESTS = 1_000
 /** The log begins anew with a snapshot when it is larger than this and than so many times the last snapshot. */
@@ -48,10 +50,11 @@ interface Request {
   reject(error: unknown): void
 }
 
-/** Opens the metadata log and replays it. Rejects with `directory_newer_format`, `corrupt_log`. */
-export async function openMetadata(dataDir: DataDir, clock: Clock): Promise<Metadata> {
+/** Opens the metadata log and replays it, passing over damage. Rejects with `directory_newer_format`, `corrupt_log`. */
+export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnDamage): Promise<Metadata> {
   const log = await dataDir.openLog(METADATA_LOG, LOG_OPTIONS)
-  let image = await replayLog(log)
+  tellKnownDamage(log, onDamage)
+  let image = await replayLog(log, onDamage)
   let snapshotBytes = 0
   let queue: Request[] = []
   let committing = false
@@ -98,7 +101,7 @@ export async function openMetadata(dataDir: DataDir, clock: Clock): Promise<Meta
     } catch (error) {
       for (const request of judged) request.reject(error)
       // What was judged upon records that are not there is forgotten with them.
-      if (isTributaryError(error, 'disk_full')) image = await replayLog(log)
+      if (isTributaryError(error, 'disk_full')) image = await replayLog(log, onDamage)
       return
     }
     for (const answer of answers) answer()
@@ -159,11 +162,12 @@ function recordsBatch(records: readonly MetadataRecord[], timestampMs: number): 
   return buildBatch(encoded)
 }
 
-async function replayLog(log: Log): Promise<Image> {
+async function replayLog(log: Log, onDamage: OnDamage): Promise<Image> {
   let image = emptyImage()
+  const end = log.durableEndOffset()
   let offset = log.startOffset()
-  while (offset < log.durableEndOffset()) {
-    const { batches, nextOffset, release } = await log.read(offset, MIB)
+  while (offset < end) {
+    const { batches, nextOffset, release } = await readPastDamage(log, offset, MIB, end, onDamage)
     for (const { at } of eachBatch(batches)) {
       for (const { value, offset: recordOffset } of decodePlain(batches, at)) {
         if (value === null || recordOffset < offset) continue

@@ -2,7 +2,8 @@ import type { Logger } from 'pino'
 import type { Env } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
-import type { DataDir, Log, LogOptions, StateLog } from '../../../common/log/types.ts'
+import { openSnapshots } from '../../../common/log/snapshots.ts'
+import type { DataDir, Log, LogOptions } from '../../../common/log/types.ts'
 import type { Topic } from '../../ports.ts'
 import type { HubTime } from '../../replica/hub-time.ts'
 import type { Partition } from '../../replica/partition.ts'
@@ -42,8 +43,6 @@ export interface PartitionTable {
 export interface PartitionTableContext {
   env: Env
   dataDir: DataDir
-  /** Producer snapshots, by log name. */
-  state: StateLog
   gaps: GapWriter
   hubTime: HubTime
   maxBatchBytes: number
@@ -64,10 +63,12 @@ interface Slot {
 
 /** No partition open yet. */
 export function createPartitionTable(context: PartitionTableContext): PartitionTable {
-  const { env, dataDir, state, gaps, hubTime, log } = context
+  const { env, dataDir, gaps, hubTime, log } = context
   const { clock } = env
   const slots = new Map<string, Slot>()
   const countersByTopic = new Map<string, TopicCounters>()
+  const snapshotFolder = (topicId: string, partition: number): string =>
+    `${dataDir.path}/producers/${topicId}/${partition}`
   const nameOf = (topicId: string, partition: number): string => `t/${topicId}/${partition}`
 
   function slotOf(topicId: string, partition: number): Slot {
@@ -91,15 +92,19 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     const { topicId } = topic
     const name = nameOf(topicId, number)
     slot.log ??= await dataDir.openLog(name, logOptions(topic, context.maxBatchBytes))
+    const snapshots = await openSnapshots(env.disk, snapshotFolder(topicId, number))
+    // Segments go once a snapshot is durable, and it is only as durable as the folders above it.
+    if (snapshots.newestOffset() === 0) {
+      const { path } = dataDir
+      for (const folder of [`${path}/producers/${topicId}`, `${path}/producers`, path])
+        await env.disk.syncDir(folder)
+    }
     const partition = await openPartition({
       name: `${topic.name}/${number}`,
       log: slot.log,
       clock,
       codec: env.codec,
-      snapshots: {
-        load: () => state.get(name) ?? null,
-        save: value => state.put([{ key: name, value }]),
-      },
+      snapshots,
       leaderEpoch: LEADER_EPOCH,
       limits: () => ({
         maxBatchBytes: context.maxBatchBytes,
@@ -148,7 +153,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     slot?.partition?.shut(new TributaryError('topic_deleted', `topic "${topic.name}" was deleted`))
     for (const reader of slot?.early ?? []) clock.soon(reader.listener)
     if (dataDir.logNames().includes(name)) await dataDir.deleteLog(name)
-    if (state.get(name) !== undefined) await state.put([{ key: name, value: null }])
+    await env.disk.remove(snapshotFolder(topic.topicId, number))
   }
 
   return {

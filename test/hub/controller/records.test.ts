@@ -57,6 +57,8 @@ describe('metadata records', () => {
   it('of a newer version stop the node', () => {
     expect(codeOf(encodeCbor({ type: 'quota_set', v: 1 }))).toBe('directory_newer_format')
     expect(codeOf(encodeCbor({ type: 'producer_ids', next: 1, v: 2 }))).toBe('directory_newer_format')
+    const future = { type: 'cluster', clusterId: 'c', format: 2, atMs: 1, v: 1 }
+    expect(codeOf(encodeCbor(future))).toBe('directory_newer_format')
   })
 
   it('that make no sense are called corrupt', () => {

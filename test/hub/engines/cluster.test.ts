@@ -226,6 +226,21 @@ describe('the cluster engine', () => {
     expect(await codeOf(start(environment(hub.env.disk)))).toBe('directory_newer_format')
   })
 
+  it('starts with what is left of damaged metadata', async () => {
+    let hub = await start()
+    for (const name of ['a', 'b', 'c']) await hub.topics.create({ name })
+    await attach(hub, 'e1', 'b')
+    await hub.engine.close()
+    const path = hub.env.disk.paths().find(name => name.includes(METADATA_LOG) && name.endsWith('.log')) ?? ''
+    const content = Buffer.from(hub.env.disk.contentOf(path))
+    hub.env.disk.flipBit(path, content.indexOf('edge_registered'), 1)
+    hub = await start(environment(hub.env.disk, hub.env.clock))
+    expect(hub.topics.list().map(({ name }) => name)).toEqual(['_gaps', '_dead', 'a', 'b', 'c'])
+    expect(hub.fleet.list()).toEqual([])
+    expect(await hub.fleet.connect(hello('e1', 1))).toEqual({ session: 2, verdict: 'hub-rollback' })
+    await hub.engine.close()
+  })
+
   it('keeps its metadata log short', async () => {
     let hub = await start()
     await hub.topics.create({ name: 'a', partitions: 3 })
@@ -245,6 +260,34 @@ describe('the cluster engine', () => {
       edges.map(({ id, session }) => ({ id, session })),
     )
     expect(hub.topics.byName('a').partitions).toBe(3)
+    await hub.engine.close()
+  })
+})
+
+describe('metrics', () => {
+  it('tell what came, what was refused and where things stand', async () => {
+    const hub = await start()
+    const { topic, lane } = await attach(hub, 'e1')
+    await hub.logs.startRun(lane, { run: P, ...FIRST })
+    await hub.logs.appendLane(lane, runOf(P, 0, 2))
+    await hub.logs.declareGap(lane, gap)
+    expect(await codeOf(hub.logs.appendLane(lane, runOf(P, 9, 2)))).toBe('out_of_order_sequence')
+    await hub.logs.read(topic.topicId, lane.partition, 0, 10_000)
+    const found = new Map(hub.engine.readings.map(reading => [reading.name, reading.read()]))
+    expect(found.get('tributary_topic_records_in_total')).toContainEqual({ labels: { topic: 't' }, value: 2 })
+    expect(found.get('tributary_topic_gap_records_total')).toContainEqual({
+      labels: { topic: 't' },
+      value: 5,
+    })
+    expect(found.get('tributary_topic_records_out_total')).toContainEqual({
+      labels: { topic: 't' },
+      value: 4,
+    })
+    expect(found.get('tributary_topic_refused_total')).toEqual([
+      { labels: { code: 'out_of_order_sequence' }, value: 1 },
+    ])
+    expect(found.get('tributary_edges_connected')).toBe(1)
+    expect(found.get('tributary_lanes')).toBe(1)
     await hub.engine.close()
   })
 })

@@ -1,5 +1,7 @@
 import { nodeCodec } from '../../../common/compression.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
+import type { Snapshots } from '../../../common/log/snapshots.ts'
+import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { Damage, DataDir, Log, LogOptions } from '../../../common/log/types.ts'
 import type { GapControl } from '../../../hub/replica/control.ts'
 import type { Partition } from '../../../hub/replica/partition.ts'
@@ -15,6 +17,7 @@ export interface Opened {
   clock: FakeClock
   dataDir: DataDir
   log: Log
+  snapshots: Snapshots
   partition: Partition
   counters: TopicCounters
   gaps: { gap: GapControl; offset: number }[]
@@ -52,7 +55,7 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
     maxBatchBytes: 128 * 1024,
     ...options.log,
   })
-  const state = await dataDir.openState('state', 1024 * 1024)
+  const snapshots = await openSnapshots(disk, '/data/producers/p')
   const gaps: Opened['gaps'] = []
   const damage: Damage[] = []
   const counters = newTopicCounters()
@@ -61,7 +64,7 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
     log,
     clock,
     codec,
-    snapshots: { load: () => state.get('p') ?? null, save: value => state.put([{ key: 'p', value }]) },
+    snapshots,
     leaderEpoch: 0,
     limits: () => ({ maxBatchBytes: 128 * 1024, maxRecordBytes: options.maxRecordBytes ?? 32 * 1024 }),
     hubTimeMs: options.hubTimeMs ?? (() => clock.nowMs()),
@@ -69,7 +72,7 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
     onDamage: found => void damage.push(found),
     counters,
   })
-  return { disk, clock, dataDir, log, partition, counters, gaps, damage }
+  return { disk, clock, dataDir, log, snapshots, partition, counters, gaps, damage }
 }
 
 /** The code a promise rejects with, or `none`. */

@@ -188,16 +188,21 @@ describe('gaps and runs', () => {
 })
 
 describe('start', () => {
-  it('does not believe a snapshot from beyond the end of the log', async () => {
-    const { partition, log } = await openOn()
+  it('does not believe a snapshot from beyond the end of the log, then or later', async () => {
+    const { partition, log, snapshots } = await openOn()
     await partition.startRun(id, { run: P, prev: null, reason: 'first' })
     await partition.appendLane(id, runOf(P, 0, 2))
     const ahead = new Producers()
     ahead.applyRun(id, { run: P, prev: null, reason: 'first' })
     ahead.applyGap(P, 9)
-    const restore = (offset: number) => restoreProducers(log, encodeSnapshot(ahead, offset), 0, () => {})
-    expect((await restore(4)).producers.lane(id)?.next).toBe(2)
-    expect((await restore(3)).producers.lane(id)?.next).toBe(9)
+    const restored = async () => (await restoreProducers(log, snapshots, 0, () => {})).lane(id)?.next
+    await snapshots.save(3, encodeSnapshot(ahead))
+    expect(await restored()).toBe(9)
+    await snapshots.dropAfter(2)
+    await snapshots.save(4, encodeSnapshot(ahead))
+    expect(await restored()).toBe(2)
+    await partition.appendLane(id, runOf(P, 2, 2))
+    expect(await restored()).toBe(4)
   })
 })
 

@@ -1,0 +1,86 @@
+import type { Reading, Sample } from '../../../common/metrics.ts'
+import { dataDirReadings } from '../../../common/metrics.ts'
+import type { TopicCounters } from '../../replica/stats.ts'
+import type { EngineStats } from './engine.ts'
+
+/** Topics with a label of their own in the metrics, by age; the rest are counted together. */
+const MAX_TOPIC_LABELS = 1_000
+const REST_LABEL = '(rest)'
+
+type PlainCounter = Exclude<keyof TopicCounters, 'refused'>
+
+const TOPIC_METRICS: readonly (readonly [PlainCounter, string, string])[] = [
+  ['recordsIn', 'records_in', 'Records committed.'],
+  ['bytesIn', 'bytes_in', 'Bytes of batches committed.'],
+  ['batchesIn', 'batches_in', 'Batches committed.'],
+  ['duplicateBatches', 'duplicate_batches', 'Batches that were held already and not appended again.'],
+  ['recordsOut', 'records_out', 'Offsets passed by reads.'],
+  ['bytesOut', 'bytes_out', 'Bytes of batches read.'],
+  ['gaps', 'gaps', 'Gaps declared.'],
+  ['gapRecords', 'gap_records', 'Records missing by declared gaps, where their count is known.'],
+  ['runs', 'runs', 'Runs of edges begun.'],
+]
+
+/** What `/metrics` shows of the engine. */
+export function engineReadings(stats: () => EngineStats): Reading[] {
+  const gauge = (name: string, help: string, read: (now: EngineStats) => number): Reading => {
+    return { name: `tributary_${name}`, help, kind: 'gauge', read: () => read(stats()) }
+  }
+  const counter = (name: string, help: string, read: (now: EngineStats) => number): Reading => {
+    return { name: `tributary_${name}_total`, help, kind: 'counter', read: () => read(stats()) }
+  }
+  return [
+    ...dataDirReadings(() => stats().data),
+    ...TOPIC_METRICS.map(([key, name, help]): Reading => {
+      const read = (): Sample[] => byTopic(stats(), counters => counters[key])
+      return { name: `tributary_topic_${name}_total`, help, kind: 'counter', labels: ['topic'], read }
+    }),
+    {
+      name: 'tributary_topic_refused_total',
+      help: 'Appends, runs and gaps refused, by error code.',
+      kind: 'counter',
+      labels: ['code'],
+      read: () => refusals(stats()),
+    },
+    gauge('topics', 'Topics.', now => now.topics.length),
+    gauge('partitions', 'Partitions of all topics.', now =>
+      now.topics.reduce((total, { partitions }) => total + partitions, 0),
+    ),
+    gauge('edges', 'Edges known.', now => now.edges.known),
+    gauge('edges_connected', 'Edges connected.', now => now.edges.connected),
+    gauge('edge_alarms', 'Alarms kept about edges: forks, clones, rollbacks.', now => now.edges.alarms),
+    gauge('lanes', 'Lanes of edges with a tip.', now => now.producers.lanes),
+    gauge('client_producers', 'Idempotent client producers remembered.', now => now.producers.clients),
+    counter(
+      'client_producers_evicted',
+      'Client producers forgotten because a partition had too many.',
+      now => now.producers.evicted,
+    ),
+    counter('gap_notice_failures', 'Gaps that could not be told of in _gaps.', now => now.gapNoticeFailures),
+    counter('metadata_requests', 'Requests to the controller.', now => now.metadata.requests),
+    gauge('metadata_log_bytes', 'Size of the metadata log.', now => now.metadata.logBytes),
+    gauge('clock_jump_seconds', 'How far the wall clock jumped while that pauses retention, else 0.', now =>
+      now.clockJumpMs === null ? 0 : now.clockJumpMs / 1_000,
+    ),
+  ]
+}
+
+function byTopic({ topics }: EngineStats, pick: (counters: TopicCounters) => number): Sample[] {
+  const samples: Sample[] = []
+  let rest = 0
+  for (const { topic, counters } of topics) {
+    if (samples.length < MAX_TOPIC_LABELS) samples.push({ labels: { topic }, value: pick(counters) })
+    else rest += pick(counters)
+  }
+  if (rest > 0) samples.push({ labels: { topic: REST_LABEL }, value: rest })
+  return samples
+}
+
+function refusals({ topics }: EngineStats): Sample[] {
+  const sums = new Map<string, number>()
+  for (const { counters } of topics) {
+    for (const [code, count] of Object.entries(counters.refused))
+      sums.set(code, (sums.get(code) ?? 0) + count)
+  }
+  return [...sums].map(([code, value]) => ({ labels: { code }, value }))
+}
