@@ -96,3 +96,12 @@ export function gapFrame(log: number, run: Run, gap: LocalGap, from: number, to:
     localTo: to,
   }
 }
+
+/** Without the part [from, to): it was declared and could not be stored. */
+export function takeBackGap(gaps: readonly LocalGap[], from: number, to: number): LocalGap[] {
+  return gaps.flatMap(gap => {
+    if (gap.to <= from || gap.from >= to) return [gap]
+    const left = gap.from < from ? [{ ...gap, to: from }] : []
+    return gap.to > to ? [...left, { ...gap, from: to }] : left
+  })
+}

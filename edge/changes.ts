@@ -1,0 +1,161 @@
+import { must } from '../common/assert.ts'
+import { batchSizeAt } from '../common/batch.ts'
+import type { RecordHeader } from '../common/batch-builder.ts'
+import { encodeHeaders } from '../common/batch-builder.ts'
+import type { DecodedRecord } from '../common/batch-records.ts'
+import { decodeRecords } from '../common/batch-records.ts'
+import { utf8 } from '../common/bytes.ts'
+import { isTributaryError, messageOf, TributaryError } from '../common/errors.ts'
+import { KIB, SECOND_MS } from '../common/limits.ts'
+import type { StateEntry } from '../common/log/types.ts'
+import type { LedgerChange, SessionState } from './forward-types.ts'
+import { DEAD_TOPIC } from './forwarder.ts'
+import { takeBackGap } from './gaps.ts'
+import type { Lane } from './lane.ts'
+import { MAX_LOCAL_BATCH_BYTES, newRunId, parsed } from './lane.ts'
+import type { Verdict } from './ledger.ts'
+import { adoptVerdict, recut } from './ledger.ts'
+import type { Store } from './store.ts'
+
+/** What the forwarder asks to be stored: sessions, new runs, losses, dead letters. */
+
+/** Records buried in one commit. */
+const BURY_BYTES = 256 * KIB
+/** A full disk is tried again after so long. */
+const RETRY_MS = SECOND_MS
+
+/** The session as stored; number 0 before the first. */
+export function storedSession(store: Store): SessionState {
+  return parsed<SessionState>(store.state.get('session')) ?? { session: 0, clusterId: null }
+}
+
+/** Stores the session and what its verdict does to every lane, in one commit. False where that is not possible. */
+export function adopt(store: Store, session: SessionState, verdict: Verdict): Promise<boolean> {
+  const entries: StateEntry[] = [{ key: 'session', value: utf8(JSON.stringify(session)) }]
+  for (const lane of store.lanes.values()) {
+    if (verdict === 'ok') continue
+    adoptVerdict(lane.ledger, verdict, () => newRunId(store.env.rng))
+    entries.push(lane.laneEntry(), lane.ackedEntry(), lane.gapsEntry())
+    store.laneChanged(lane)
+  }
+  return stored(store, entries)
+}
+
+/** Makes a change of a lane durable. False where that is not possible now. */
+export async function applyChange(store: Store, lane: Lane, change: LedgerChange): Promise<boolean> {
+  const { ledger } = lane
+  switch (change.kind) {
+    case 'bind':
+      ledger.topicId = change.topicId
+      return stored(store, [lane.laneEntry()])
+    case 'recut':
+      recut(ledger, change.from, change.reason, () => newRunId(store.env.rng))
+      if (change.topicId !== undefined) ledger.topicId = change.topicId
+      return stored(store, [lane.laneEntry(), lane.ackedEntry(), lane.gapsEntry()])
+    case 'lose': {
+      store.declare(lane, change.from, change.to, change.reason, null)
+      const isDurable = await stored(store, [lane.gapsEntry()])
+      if (isDurable) lane.isolate(change.from, change.to)
+      return isDurable
+    }
+    case 'bury':
+      try {
+        await bury(store, lane, change)
+        return true
+      } catch (error) {
+        store.alarms.raise(
+          'dead-letter',
+          `records of ${lane.key} wait to be dead letters: ${messageOf(error)}`,
+          lane.key,
+        )
+        return false
+      }
+  }
+}
+
+/** Puts entries, waiting out a full disk: what is changed in memory must not be acted on before it is stored. */
+async function stored(store: Store, entries: StateEntry[]): Promise<boolean> {
+  for (;;) {
+    try {
+      await store.state.put(entries)
+      return true
+    } catch (error) {
+      if (!isTributaryError(error) || !error.retriable || error.code === 'closed') return false
+      store.alarms.raise('disk-full', `the uplink waits for the disk: ${error.message}`)
+      await new Promise<void>(resolve => store.env.clock.setTimer(resolve, RETRY_MS))
+    }
+  }
+}
+
+/** Copies what fits one commit of [from, to) to `_dead` and declares it refused, in that commit. */
+async function bury(
+  store: Store,
+  lane: Lane,
+  { from, to, why }: Extract<LedgerChange, { kind: 'bury' }>,
+): Promise<void> {
+  const isDead = lane.ledger.topic === DEAD_TOPIC
+  const target = isDead ? null : must((await store.openTopic(DEAD_TOPIC)).lanes[0], 'a topic has a lane')
+  const { records, end } = await readRecords(store, lane, from, to)
+  const bytes = records.reduce((total, record) => total + (record.value?.length ?? 0) + 1_000, 0)
+  if (target !== null && store.space.room(bytes, true) !== 'yes') {
+    store.space.make(bytes, true)
+    throw new TributaryError('disk_full', 'the disk budget is used up')
+  }
+  const failure = await new Promise<TributaryError | undefined>(resolve => {
+    // From here on in one turn, so in one commit.
+    if (target !== null) for (const record of records) appendDead(store, target, lane, record, why)
+    store.declare(lane, from, end, 'refused', null)
+    store.groups.addState(lane, 'gaps')
+    store.groups.add(null, 0, [], resolve)
+    store.groups.seal()
+  })
+  if (failure === undefined) {
+    lane.deadRecords += records.length
+    return
+  }
+  lane.ledger.gaps = takeBackGap(lane.ledger.gaps, Math.max(from, lane.ledger.startOffset), end)
+  throw failure
+}
+
+async function readRecords(
+  store: Store,
+  lane: Lane,
+  from: number,
+  to: number,
+): Promise<{ records: DecodedRecord[]; end: number }> {
+  const read = await lane.read(from, BURY_BYTES)
+  const records: DecodedRecord[] = []
+  let end = Math.min(to, read.base + read.nextOffset)
+  for (let at = 0; at < read.batches.length; at += batchSizeAt(read.batches, at)) {
+    for (const record of await decodeRecords(read.batches, at, store.env.codec, MAX_LOCAL_BATCH_BYTES)) {
+      const offset = read.base + record.offset
+      if (offset >= from && offset < to) records.push({ ...record, offset })
+    }
+  }
+  if (end <= from) end = from + 1
+  return { records, end }
+}
+
+/** The record with where it comes from and why, and its own headers. Without its value where it would not fit. */
+function appendDead(store: Store, target: Lane, lane: Lane, record: DecodedRecord, why: string): void {
+  const { ledger } = lane
+  const run = ledger.runs.find(
+    ({ start, end }) => start <= record.offset && (end === null || record.offset < end),
+  )
+  const headers: RecordHeader[] = [
+    ...record.headers,
+    { key: 'dead.topic', value: utf8(ledger.topic) },
+    { key: 'dead.reason', value: utf8(why) },
+    { key: 'dead.lane', value: utf8(String(ledger.lane)) },
+    { key: 'dead.offset', value: utf8(String(record.offset)) },
+    { key: 'dead.run', value: utf8(String(run?.run ?? '')) },
+    { key: 'dead.sequence', value: utf8(run === undefined ? '' : String(record.offset - run.start)) },
+  ]
+  const add = (value: Uint8Array | null, all: RecordHeader[]): boolean =>
+    store.appendTo(target, record.timestampMs, record.key, value, encodeHeaders(all), all.length, null)
+  const size = record.value?.length ?? 0
+  const fits =
+    add(record.value, headers) || add(null, [...headers, { key: 'dead.bytes', value: utf8(String(size)) }])
+  if (!fits) throw new TributaryError('record_too_large', 'the headers of a record exceed a batch')
+  store.groups.add(target, size, [], () => {})
+}

@@ -1,0 +1,186 @@
+import { isTributaryError, messageOf, TributaryError } from '../common/errors.ts'
+import type { DataDir, StateEntry, StateLog } from '../common/log/types.ts'
+import type { Lane } from './lane.ts'
+import type { AppendDone } from './ports.ts'
+
+/**
+ * What arrives while a commit is under way shares the next one: records of all lanes, session changes, runs and gaps, in one
+ * synchronous turn and so all of it or nothing. One array of callbacks a group; nothing is allocated per record.
+ */
+
+/** A lane's state that a group stores besides records. */
+export type LaneState = 'lane' | 'gaps'
+
+interface Group {
+  dones: AppendDone[]
+  /** By index in `dones`, for those that fail whatever becomes of the group. */
+  failures: Map<number, TributaryError>
+  lanes: Set<Lane>
+  session: Map<string, Uint8Array | null>
+  laneStates: Map<Lane, Set<LaneState>>
+  bytes: number
+}
+
+function newGroup(): Group {
+  return {
+    dones: [],
+    failures: new Map(),
+    lanes: new Set(),
+    session: new Map(),
+    laneStates: new Map(),
+    bytes: 0,
+  }
+}
+
+export interface GroupsOptions {
+  directory: DataDir
+  session: StateLog
+  state: StateLog
+  /** A group is handed on at once when it has so many bytes. */
+  groupBytes: number
+  /** A group ended, after its callbacks. */
+  ended(error: TributaryError | null): void
+}
+
+export class CommitGroups {
+  readonly #options: GroupsOptions
+  #group = newGroup()
+  #collecting = false
+  /** Session changes as of the last append, as far as the state log has not heard of them. */
+  readonly #overlay = new Map<string, Uint8Array | null>()
+  #last: Promise<void> = Promise.resolve()
+  /** Bytes handed on and not durable. */
+  uncommittedBytes = 0
+
+  constructor(options: GroupsOptions) {
+    this.#options = options
+  }
+
+  /** Bytes gathered for the next group. */
+  get gatheredBytes(): number {
+    return this.#group.bytes
+  }
+
+  /** Session changes in order of arrival; visible at once, durable with the group they are added to. */
+  note(entries: readonly StateEntry[]): void {
+    for (const { key, value } of entries) this.#overlay.set(key, value)
+  }
+
+  /** Takes back what was noted and is never added. */
+  forget(entries: readonly StateEntry[]): void {
+    for (const { key, value } of entries) if (this.#overlay.get(key) === value) this.#overlay.delete(key)
+  }
+
+  /** Adds what the lane's builder took, and session changes, with the callback for both. */
+  add(lane: Lane | null, bytes: number, session: readonly StateEntry[], done: AppendDone): void {
+    const group = this.#group
+    if (lane !== null) group.lanes.add(lane)
+    for (const { key, value } of session) group.session.set(key, value)
+    group.dones.push(done)
+    group.bytes += bytes
+    if (group.bytes >= this.#options.groupBytes) this.seal()
+    else this.#collect()
+  }
+
+  /** Tells `done` of its failure when its turn comes. */
+  addFailed(error: TributaryError, done: AppendDone): void {
+    this.#group.failures.set(this.#group.dones.length, error)
+    this.#group.dones.push(done)
+    this.#collect()
+  }
+
+  /** Stores this of the lane in the next group. */
+  addState(lane: Lane, what: LaneState): void {
+    const states = this.#group.laneStates.get(lane)
+    if (states === undefined) this.#group.laneStates.set(lane, new Set([what]))
+    else states.add(what)
+    this.#collect()
+  }
+
+  sessionEntry(key: string): Uint8Array | undefined {
+    const pending = this.#overlay.get(key)
+    if (pending !== undefined) return pending ?? undefined
+    return this.#options.session.get(key)
+  }
+
+  sessionEntries(prefix: string): [string, Uint8Array][] {
+    const merged = new Map(this.#options.session.entries(prefix))
+    for (const [key, value] of this.#overlay) {
+      if (!key.startsWith(prefix)) continue
+      if (value === null) merged.delete(key)
+      else merged.set(key, value)
+    }
+    return [...merged].sort(([left], [right]) => (left < right ? -1 : left > right ? 1 : 0))
+  }
+
+  /** Resolves when everything added so far has ended. */
+  async settled(): Promise<void> {
+    this.seal()
+    await this.#last
+  }
+
+  #collect(): void {
+    if (this.#collecting) return
+    this.#collecting = true
+    this.#options.directory.collectAtNextCommit(() => {
+      this.#collecting = false
+      this.seal()
+    })
+  }
+
+  /** Hands the group to the logs, in this turn. */
+  seal(): void {
+    const group = this.#group
+    if (group.dones.length === 0 && group.laneStates.size === 0) return
+    this.#group = newGroup()
+    this.uncommittedBytes += group.bytes
+    const parts: Promise<unknown>[] = []
+    for (const lane of group.lanes) parts.push(lane.seal())
+    const session = [...group.session].map(([key, value]) => ({ key, value }))
+    if (session.length > 0) {
+      parts.push(this.#options.session.put(session))
+      // What waits behind this group may have replaced some already.
+      this.forget(session)
+    }
+    const state: StateEntry[] = []
+    for (const [lane, states] of group.laneStates) {
+      if (states.has('lane')) state.push(lane.laneEntry())
+      if (states.has('gaps')) state.push(lane.gapsEntry())
+    }
+    if (state.length > 0) parts.push(this.#options.state.put(state))
+    const durable = Promise.all(parts).then(
+      () => null,
+      (error: unknown) => asFailure(error),
+    )
+    const before = this.#last
+    this.#last = before.then(() => durable).then(error => this.#end(group, error))
+  }
+
+  #end(group: Group, error: TributaryError | null): void {
+    this.uncommittedBytes -= group.bytes
+    if (error !== null) {
+      for (const lane of group.lanes) lane.refresh()
+      // The runs and gaps it was to store are still to be stored.
+      for (const [lane, states] of group.laneStates) for (const what of states) this.#retain(lane, what)
+    }
+    const { dones, failures } = group
+    for (let index = 0; index < dones.length; index++) {
+      const own = failures.size === 0 ? undefined : failures.get(index)
+      const failure = own ?? error
+      if (failure === null) dones[index]?.()
+      else dones[index]?.(failure)
+    }
+    this.#options.ended(error)
+  }
+
+  /** Keeps a lane's state for the next group without starting a commit for it. */
+  #retain(lane: Lane, what: LaneState): void {
+    const states = this.#group.laneStates.get(lane) ?? new Set()
+    this.#group.laneStates.set(lane, states.add(what))
+  }
+}
+
+function asFailure(error: unknown): TributaryError {
+  if (isTributaryError(error)) return error
+  return new TributaryError('disk_failed', `the append failed: ${messageOf(error)}`, { cause: error })
+}
