@@ -65,7 +65,7 @@ export class Bridge {
    */
   claim(guard: Guard, client: InternalClient, packet: InboundPublish): Promise<void> {
     const { openIds, counters } = this.#options
-    const digest = contentDigest(packet.body, packet.retain)
+    const digest = contentDigest(packet.body ?? packet.payload, packet.retain)
     const verdict = openIds.claim(client.id, packet.messageId ?? 0, digest)
     if (verdict.kind === 'new') {
       packet.reserved = verdict.id

@@ -239,20 +239,24 @@ export class Guard extends Duplex {
     const first = bytes.readUInt8(start)
     const type = first >> 4
     const flags = first & 15
-    const body = bytes.subarray(bodyStart, end)
     const client = this.client
     if (client === null) return
     if (type !== TYPE.connect && this.#state !== 'open') {
       throw new ProtocolViolation('the first packet is no CONNECT') // MQTT-3.1.0-1
     }
+    if (type === TYPE.publish) {
+      const packet = readPublish(flags, bytes, bodyStart, end, this.#topics)
+      this.#inflight++
+      this.#host.counters.published[packet.qos]++
+      client._parser.emit('packet', packet)
+      return
+    }
+    this.#control(client, type, flags, bytes.subarray(bodyStart, end), bytes.subarray(start, end))
+  }
+
+  /** Any packet but PUBLISH: what follows its fixed header, and all of it. */
+  #control(client: InternalClient, type: number, flags: number, body: Buffer, packet: Buffer): void {
     switch (type) {
-      case TYPE.publish: {
-        const packet = readPublish(flags, body, this.#topics)
-        this.#inflight++
-        this.#host.counters.published[packet.qos]++
-        client._parser.emit('packet', packet)
-        return
-      }
       case TYPE.puback:
       case TYPE.pubrec:
       case TYPE.pubrel:
@@ -262,10 +266,10 @@ export class Guard extends Duplex {
       case TYPE.subscribe:
       case TYPE.unsubscribe:
         checkFilters(type, flags, body)
-        client._parser.parse(bytes.subarray(start, end))
+        client._parser.parse(packet)
         return
       case TYPE.connect:
-        this.#connect(flags, body, bytes.subarray(start, end))
+        this.#connect(client, flags, body, packet)
         return
       case TYPE.pingreq:
       case TYPE.disconnect:
@@ -279,17 +283,16 @@ export class Guard extends Duplex {
     }
   }
 
-  #connect(flags: number, body: Buffer, packet: Buffer): void {
+  #connect(client: InternalClient, flags: number, body: Buffer, packet: Buffer): void {
     // MQTT-3.1.0-2
     if (this.#state !== 'fresh') throw new ProtocolViolation('a second CONNECT')
     const connect = readConnect(flags, body)
     const refused = this.#host.admit(this, connect)
     if (refused === null) {
       this.#state = 'connecting'
-      if (this.client === null) return
       // As aedes' own reading leaves it before the first packet.
-      this.client._parsingBatch = 0
-      this.client._parser.parse(packet)
+      client._parsingBatch = 0
+      client._parser.parse(packet)
       return
     }
     this.#outbox.write(refused)

@@ -34,8 +34,8 @@ export interface InboundPublish {
   length: number
   /** Undefined with QoS 0. */
   messageId: number | undefined
-  /** Topic, packet id and payload as they came: what tells a resend from a new message under the same id. */
-  body: Buffer
+  /** QoS 2: topic, packet id and payload as they came, which tell a resend from a new message under the same id. */
+  body: Buffer | null
   /** QoS 2: the packet id reserved for it, between two hooks of aedes. */
   reserved: OpenId | null
 }
@@ -53,10 +53,13 @@ function readText(bytes: Buffer, at: number, what: string): { text: string; end:
   if (at + 2 > bytes.length) throw new ProtocolViolation(`${what} is cut off`)
   const end = at + 2 + bytes.readUInt16BE(at)
   if (end > bytes.length) throw new ProtocolViolation(`${what} is cut off`)
-  const text = bytes.subarray(at + 2, end)
+  return { text: decodeText(bytes.subarray(at + 2, end), what), end }
+}
+
+function decodeText(bytes: Buffer, what: string): string {
   // MQTT-1.5.3-1
-  if (!isUtf8(text)) throw new ProtocolViolation(`${what} is not UTF-8`)
-  return { text: text.toString('utf8'), end }
+  if (!isUtf8(bytes)) throw new ProtocolViolation(`${what} is not UTF-8`)
+  return bytes.toString('utf8')
 }
 
 function readPacketId(bytes: Buffer, at: number, what: string): number {
@@ -73,48 +76,64 @@ export interface TopicMemory {
   topic: string
 }
 
-/** Reads a PUBLISH from its flags and body (what follows the fixed header). */
-export function readPublish(flags: number, body: Buffer, memory: TopicMemory): InboundPublish {
+/**
+ * Reads a PUBLISH from its flags and where its body (what follows the fixed header) stands in `bytes`. Runs per message:
+ * payload and body are slices.
+ */
+export function readPublish(
+  flags: number,
+  bytes: Buffer,
+  start: number,
+  end: number,
+  memory: TopicMemory,
+): InboundPublish {
   const qos = (flags >> 1) & 3
   const dup = (flags & 8) !== 0
   // MQTT-3.3.1-4
   if (qos === 3) throw new ProtocolViolation('PUBLISH has QoS 3')
   // MQTT-3.3.1-2
   if (qos === 0 && dup) throw new ProtocolViolation('PUBLISH has DUP set at QoS 0')
-  if (body.length < 2) throw new ProtocolViolation('PUBLISH is cut off')
-  const topicEnd = 2 + body.readUInt16BE(0)
-  if (topicEnd > body.length) throw new ProtocolViolation('PUBLISH is cut off in its topic')
-  const topic = topicOf(body, topicEnd, memory)
-  const messageId = qos === 0 ? undefined : readPacketId(body, topicEnd, 'PUBLISH')
+  if (start + 2 > end) throw new ProtocolViolation('PUBLISH is cut off')
+  const topicEnd = start + 2 + bytes.readUInt16BE(start)
+  if (topicEnd > end) throw new ProtocolViolation('PUBLISH is cut off in its topic')
+  const topic = topicOf(bytes, start + 2, topicEnd, memory)
+  let messageId: number | undefined
+  let payloadStart = topicEnd
+  if (qos > 0) {
+    payloadStart += 2
+    if (payloadStart > end) throw new ProtocolViolation('PUBLISH has no packet id')
+    messageId = readPacketId(bytes, topicEnd, 'PUBLISH')
+  }
   return {
     cmd: 'publish',
     topic,
-    payload: body.subarray(qos === 0 ? topicEnd : topicEnd + 2),
+    payload: bytes.subarray(payloadStart, end),
     qos: qos === 0 ? 0 : qos === 1 ? 1 : 2,
     retain: (flags & 1) !== 0,
     dup,
-    length: body.length,
+    length: end - start,
     messageId,
-    body,
+    body: qos === 2 ? bytes.subarray(start, end) : null,
     reserved: null,
   }
 }
 
-function topicOf(body: Buffer, topicEnd: number, memory: TopicMemory): string {
+function topicOf(bytes: Buffer, start: number, end: number, memory: TopicMemory): string {
   const known = memory.bytes
-  if (known.length > 0 && known.length === topicEnd - 2 && known.compare(body, 2, topicEnd) === 0)
+  if (known.length > 0 && known.length === end - start && known.compare(bytes, start, end) === 0) {
     return memory.topic
-  const { text } = readText(body, 0, 'the topic of PUBLISH')
-  if (!isTopicName(text)) {
+  }
+  const topic = decodeText(bytes.subarray(start, end), 'the topic of PUBLISH')
+  if (!isTopicName(topic)) {
     throw new ProtocolViolation(
       'PUBLISH has a topic that is empty, has a wildcard, U+0000 or over 100 levels',
     )
   }
-  if (isReserved(text))
+  if (isReserved(topic))
     throw new ProtocolViolation("PUBLISH to a topic below $SYS, which are the broker's own")
-  memory.bytes = Buffer.from(body.subarray(2, topicEnd))
-  memory.topic = text
-  return text
+  memory.bytes = Buffer.from(bytes.subarray(start, end))
+  memory.topic = topic
+  return topic
 }
 
 const ACK_NAMES = { 4: 'puback', 5: 'pubrec', 6: 'pubrel', 7: 'pubcomp' } as const
