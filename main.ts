@@ -62,7 +62,8 @@ function abortOnSignals(): AbortController {
 
 async function createLogger(level: LogLevel): Promise<Logger> {
   const { pino } = await import('pino')
-  const options = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime }
+  const formatters = { level: (label: string) => ({ level: label }) }
+  const options = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters }
   if (!process.stderr.isTTY) return pino(options, pino.destination(2))
   const { default: pretty } = await import('pino-pretty')
   return pino(options, pretty({ destination: 2, sync: true, translateTime: 'SYS:HH:MM:ss.l' }))

@@ -32,13 +32,7 @@ describe('help', () => {
   test('of every command has examples', async () => {
     const commands = await listCommands([])
     expect(commands.length).toBeGreaterThan(18)
-    const runs = await Promise.all(
-      commands.map(async path => ({ path, ...(await runCli([...path, '--help'])) })),
-    )
-    for (const { path, code, stdout } of runs) {
-      expect(code).toBe(0)
-      expect(stdout, path.join(' ')).toContain(`$ tributary ${path[0]}`)
-    }
+    for (const { path, help } of commands) expect(help, path.join(' ')).toContain(`$ tributary ${path[0]}`)
   }, 60_000)
 
   test('without a command is a mistake', async () => {
@@ -52,15 +46,15 @@ describe('help', () => {
   })
 })
 
-/** Every command by its path, as the help texts list them. */
-async function listCommands(path: readonly string[]): Promise<string[][]> {
-  const { stdout } = await runCli([...path, '--help'])
-  const listed = stdout.split('\nCommands:\n')[1]?.split('\n\n')[0] ?? ''
+/** Every command below `path` with its help, as the help texts list them. */
+async function listCommands(path: readonly string[]): Promise<{ path: readonly string[]; help: string }[]> {
+  const { stdout: help } = await runCli([...path, '--help'])
+  const listed = help.split('\nCommands:\n')[1]?.split('\n\n')[0] ?? ''
   const names = [...listed.matchAll(/^ {2}([\w-]+)/gm)]
     .map(match => match[1] ?? '')
     .filter(name => name !== 'help')
   const below = await Promise.all(names.map(name => listCommands([...path, name])))
-  return names.flatMap((name, index) => [[...path, name], ...(below[index] ?? [])])
+  return [...(path.length === 0 ? [] : [{ path, help }]), ...below.flat()]
 }
 
 describe('mistakes on the command line exit with 2 and suggest what was meant', () => {

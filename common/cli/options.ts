@@ -104,12 +104,13 @@ export function size(text: string): number {
   return bytes
 }
 
-export function sizeOrOff(text: string): number | null {
-  return text === 'off' ? null : size(text)
+/** `off` stays text: commander takes null for no value at all. */
+export function sizeOrOff(text: string): number | 'off' {
+  return text === 'off' ? 'off' : size(text)
 }
 
-export function durationOrOff(text: string): number | null {
-  if (text === 'off') return null
+export function durationOrOff(text: string): number | 'off' {
+  if (text === 'off') return 'off'
   const ms = parseDuration(text)
   if (ms === null || ms <= 0) throw new InvalidArgumentError('Expected a duration such as 24h or 7d, or off.')
   return ms

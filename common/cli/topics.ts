@@ -17,8 +17,8 @@ import { printJson, printTable, showTime } from './output.ts'
 
 interface SettingFlags extends ClientFlags {
   partitions?: number
-  retentionMs?: number | null
-  retentionBytes?: number | null
+  retentionMs?: number | 'off'
+  retentionBytes?: number | 'off'
   segmentBytes?: number
   maxRecordBytes?: number
 }
@@ -77,11 +77,15 @@ function withSettingOptions(command: Command): Command {
 function settingsOf(flags: SettingFlags): Partial<TopicSettings> {
   const { retentionMs, retentionBytes, segmentBytes, maxRecordBytes } = flags
   return {
-    ...(retentionMs === undefined ? {} : { retentionMs }),
-    ...(retentionBytes === undefined ? {} : { retentionBytes }),
+    ...(retentionMs === undefined ? {} : { retentionMs: orNull(retentionMs) }),
+    ...(retentionBytes === undefined ? {} : { retentionBytes: orNull(retentionBytes) }),
     ...(segmentBytes === undefined ? {} : { segmentBytes }),
     ...(maxRecordBytes === undefined ? {} : { maxRecordBytes }),
   }
+}
+
+function orNull(value: number | 'off'): number | null {
+  return value === 'off' ? null : value
 }
 
 function addCreate(topics: Command, cli: Cli): void {
