@@ -65,7 +65,7 @@ describe('producing over REST', () => {
         records: [{ value: 'a' }, { value: 'b' }],
       })
       expect(json.ranges).toEqual([expect.objectContaining({ first: 0, count: 2 })])
-      partitions.push(json.ranges[0].partition)
+      partitions.push(json.ranges[0]?.partition)
     }
     expect(partitions.toSorted()).toEqual([0, 0, 1, 1, 2, 2])
   })

@@ -1,6 +1,5 @@
 import pino from 'pino'
 import { nodeCodec } from '../../../../common/compression.ts'
-import type { Clock } from '../../../../common/env.ts'
 import type { Reading } from '../../../../common/metrics.ts'
 import { createMetrics } from '../../../../common/metrics.ts'
 import type { HttpLimits } from '../../../../hub/endpoints/http/context.ts'
@@ -9,18 +8,7 @@ import type { UpgradeRoutes } from '../../../../hub/endpoints/http/upgrade.ts'
 import type { Ports } from '../../../../hub/ports.ts'
 import type { FakePorts } from '../../../fake-ports.ts'
 import { createFakePorts } from '../../../fake-ports.ts'
-
-/** The machine's own clock; timers do not keep the tests alive. */
-export const realClock: Clock = {
-  nowMs: () => Date.now(),
-  monotonicMs: () => performance.now(),
-  setTimer: (callback, delayMs) => {
-    const timer = setTimeout(callback, delayMs)
-    timer.unref()
-    return { cancel: () => clearTimeout(timer) }
-  },
-  soon: callback => void setImmediate(callback),
-}
+import { liveClock } from '../../../live-clock.ts'
 
 export interface ServeOptions {
   tokens?: readonly string[]
@@ -48,9 +36,24 @@ export interface Answer {
   status: number
   headers: Headers
   text: string
-  /** Parsed where it is JSON. */
-  // biome-ignore lint/suspicious/noExplicitAny: tests look into answers of every shape.
-  json: any
+  /** Parsed where it is JSON, null else. */
+  json: Shown
+}
+
+/** What answers have in them; a test reads what its route promises. */
+export interface Shown {
+  name: string
+  topicId: string
+  partitions: { partition: number }[]
+  config: unknown
+  topics: unknown[]
+  edges: { id: string; lag: unknown }[]
+  records: { offset: number; value: unknown }[]
+  ranges: { first: number; count: number; partition: number; offset: number }[]
+  nextOffset: number
+  highWatermark: number
+  links: Record<string, string>
+  error: { code: string; message: string; details: Record<string, unknown> }
 }
 
 const open: Served[] = []
@@ -66,7 +69,7 @@ export async function serve(options: ServeOptions = {}): Promise<Served> {
   metrics.add(options.readings ?? [])
   const endpoint = await startHttp({
     ports: options.wrap?.(fake) ?? fake,
-    clock: realClock,
+    clock: liveClock,
     codec: nodeCodec(),
     log: pino({ level: process.env.TEST_LOG_LEVEL ?? 'silent' }),
     metrics,
@@ -105,7 +108,12 @@ async function call(
   const response = await fetch(url + path, init)
   const text = await response.text()
   const isJson = response.headers.get('content-type')?.includes('json') === true && text !== ''
-  return { status: response.status, headers: response.headers, text, json: isJson ? JSON.parse(text) : null }
+  return {
+    status: response.status,
+    headers: response.headers,
+    text,
+    json: JSON.parse(isJson ? text : 'null'),
+  }
 }
 
 /** Waits until `condition` holds, at most `limitMs`. */

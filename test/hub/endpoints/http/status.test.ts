@@ -125,7 +125,7 @@ describe('edges over REST', () => {
       nowMs: 5,
       fence: () => {},
     })
-    expect((await hub.call('GET', '/v1/edges')).json.edges[0].lag).toBeNull()
+    expect((await hub.call('GET', '/v1/edges')).json.edges[0]?.lag).toBeNull()
   })
 })
 
