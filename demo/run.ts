@@ -132,7 +132,7 @@ async function createStage(directory: string, script: string): Promise<Stage> {
   const rule = { match: topicOf('#'), topic: TOPIC, eventTime: { path: '$.timeMs', unit: 'ms' } }
   await writeFile(
     configFile,
-    stringify({ edge: { rules: [rule], uplink: { backoffMin: '200ms', backoffMax: '1s' } } }),
+    stringify({ edge: { rules: [rule], uplink: { backoffMinMs: '200ms', backoffMaxMs: '1s' } } }),
   )
   const hub = createChild({
     name: 'hub',

@@ -82,7 +82,7 @@ async function stored(store: Store, entries: StateEntry[]): Promise<boolean> {
     } catch (error) {
       if (!isTributaryError(error) || !error.retriable || error.code === 'closed') return false
       store.alarms.raise('disk-full', `the uplink waits for the disk: ${error.message}`)
-      await new Promise<void>(resolve => store.env.clock.setTimer(resolve, RETRY_MS))
+      await new Promise<void>(resolve => store.env.clock.setTimer(resolve, RETRY_MS, true))
     }
   }
 }

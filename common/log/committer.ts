@@ -218,7 +218,8 @@ export class Committer {
       let timer: Timer | undefined
       await new Promise<void>(resolve => {
         this.#hurry = resolve
-        timer = clock.setTimer(resolve, waitMs)
+        // Somebody waits for this commit: the process must not end under it for want of other work.
+        timer = clock.setTimer(resolve, waitMs, true)
       })
       this.#hurry = undefined
       timer?.cancel()

@@ -66,7 +66,7 @@ async function readBack(stage: BenchStage): Promise<{ lost: number; duplicated: 
 }
 
 async function runOnce(directory: string): Promise<OfflineResult> {
-  const stage = await createBenchStage(directory, { topics: { '*': { keepAcked: '0ms' } } })
+  const stage = await createBenchStage(directory, { topics: { '*': { keepAckedMs: '0ms' } } })
   await stage.edge.start()
   const pid = stage.edge.pid() ?? 0
   await sleep(2_000)

@@ -34,7 +34,7 @@ export async function createBenchStage(
   const config = join(directory, 'edge.yaml')
   await writeFile(
     config,
-    stringify({ edge: { uplink: { backoffMin: '50ms', backoffMax: '200ms' }, ...edgeConfig } }),
+    stringify({ edge: { uplink: { backoffMinMs: '50ms', backoffMaxMs: '200ms' }, ...edgeConfig } }),
   )
   const hubData = join(directory, 'hub')
   const edgeData = join(directory, 'edge')

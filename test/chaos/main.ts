@@ -31,7 +31,7 @@ async function createStage(directory: string): Promise<Stage> {
   const [hubPort = 0, uplinkPort = 0, mqttPort = 0, proxyPort = 0, edgePort = 0] = await freePorts(5)
   const config = join(directory, 'edge.yaml')
   const rules = [{ match: 'chaos/+/#', topic: 'chaos-{1}' }]
-  await writeFile(config, stringify({ edge: { rules, uplink: { backoffMin: '50ms', backoffMax: '500ms' } } }))
+  await writeFile(config, stringify({ edge: { rules, uplink: { backoffMinMs: '50ms', backoffMaxMs: '500ms' } } }))
   const hub = createChild({
     name: 'hub',
     script,
