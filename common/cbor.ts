@@ -24,7 +24,7 @@ export type CborInput =
   | { readonly [key: string]: CborInput | undefined }
 
 /** Arrays and maps inside each other; our deepest frame has 4. */
-export const MAX_CBOR_DEPTH = 8
+const MAX_CBOR_DEPTH = 8
 /** Values in one message. Bounds the memory that a frame full of tiny values unfolds to. */
 export const MAX_CBOR_ITEMS = 262_144
 

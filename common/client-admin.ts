@@ -7,9 +7,9 @@ import { MIB, SECOND_MS } from './limits.ts'
 /** Topics and edges over the hub's REST interface. */
 
 /** A REST answer takes no longer. */
-export const REST_TIMEOUT_MS = 30 * SECOND_MS
+const REST_TIMEOUT_MS = 30 * SECOND_MS
 /** The largest REST answer read. */
-export const MAX_REST_BYTES = 64 * MIB
+const MAX_REST_BYTES = 64 * MIB
 
 const config = z.object({
   retentionMs: z.number().nullable(),

@@ -19,11 +19,11 @@ import { CLOSE, SUBSCRIBE_PATH } from './wire.ts'
 /** The client's one WebSocket: dialled when first needed and again, with backoff, when lost. */
 
 /** Between attempts to reach the hub: from the first to the last, doubled each time, with jitter. */
-export const RECONNECT_MIN_MS = 100
-export const RECONNECT_MAX_MS = 5 * SECOND_MS
-export const CONNECT_TIMEOUT_MS = 10 * SECOND_MS
+const RECONNECT_MIN_MS = 100
+const RECONNECT_MAX_MS = 5 * SECOND_MS
+const CONNECT_TIMEOUT_MS = 10 * SECOND_MS
 /** A request without an answer for so long fails with `timeout`. */
-export const REQUEST_TIMEOUT_MS = 30 * SECOND_MS
+const REQUEST_TIMEOUT_MS = 30 * SECOND_MS
 /** How long calls wait for a hub that cannot be reached, unless told otherwise. */
 export const UNREACHABLE_MS = MINUTE_MS
 
@@ -158,6 +158,7 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
         if (waiters.size > 0) void dial()
       },
       ceilingMs * (0.5 + env.rng.float() / 2),
+      true,
     )
   }
 
@@ -169,7 +170,7 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
         reject(new TributaryError('not_available', message, { cause: lastError }))
       }
       // Timers hold no more than 2^31 - 1 ms.
-      const timer = waitMs < 2 ** 31 ? env.clock.setTimer(giveUp, waitMs) : null
+      const timer = waitMs < 2 ** 31 ? env.clock.setTimer(giveUp, waitMs, true) : null
       const waiter: Waiter = { resolve, reject, timer }
       waiters.add(waiter)
       void dial()

@@ -4,7 +4,6 @@ import type { RecordInput } from './batch-builder.ts'
 import { BatchBuilder } from './batch-builder.ts'
 import type { ClientEnv, Live } from './client-connection.ts'
 import type { ProducedRecord } from './client-producer.ts'
-import type { Timer } from './env.ts'
 import { TributaryError } from './errors.ts'
 import { toTributaryError } from './session.ts'
 import type { ProducerInfo } from './wire.ts'
@@ -80,7 +79,7 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
   let nextSequence = 0
   /** Whether the hub has a batch of this numbering. Before, it would take any sequence for the first, so one batch goes alone. */
   let known = false
-  let linger: Timer | null = null
+  let lingering = false
   /** Send without waiting for more, as far as what was there when asked. */
   let hurry = false
   let running = false
@@ -90,12 +89,17 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
     waiting.push(entry)
     waitingBytes += entry.bytes
     if (waitingBytes >= settings.maxBatchBytes) run()
-    if (linger !== null) return
-    linger = env.clock.setTimer(() => {
-      linger = null
-      hurry = waiting.length > 0
-      run()
-    }, settings.lingerMs)
+    if (lingering) return
+    lingering = true
+    // A timer takes a millisecond at least; what need not wait goes out with this turn.
+    if (settings.lingerMs === 0) env.clock.soon(lingered)
+    else env.clock.setTimer(lingered, settings.lingerMs, true)
+  }
+
+  function lingered(): void {
+    lingering = false
+    hurry = waiting.length > 0
+    run()
   }
 
   /** Whether a batch should go out now. */
@@ -262,7 +266,7 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
 
   function pause(): Promise<void> {
     return new Promise(resolve => {
-      env.clock.setTimer(resolve, RETRY_PAUSE_MS)
+      env.clock.setTimer(resolve, RETRY_PAUSE_MS, true)
     })
   }
 

@@ -12,14 +12,14 @@ import type { TopicInfo } from './wire.ts'
 
 /** Writing: records are gathered into batches per partition, numbered, and sent until the hub has each exactly once, in order. */
 
-export const LINGER_MS = 5
-export const PRODUCER_BATCH_BYTES = 256 * KIB
+const LINGER_MS = 5
+const PRODUCER_BATCH_BYTES = 256 * KIB
 /** The most that `maxBatchBytes` may be: half of what a frame may hold by default. */
-export const MAX_PRODUCER_BATCH_BYTES = 8 * MIB
+const MAX_PRODUCER_BATCH_BYTES = 8 * MIB
 /** Batches of one partition sent and not yet answered; the hub remembers the last 5 of a producer (KIP-98). */
-export const MAX_IN_FLIGHT = 5
-export const DELIVERY_TIMEOUT_MS = 2 * MINUTE_MS
-export const PRODUCER_BUFFERED_BYTES = 32 * MIB
+const MAX_IN_FLIGHT = 5
+const DELIVERY_TIMEOUT_MS = 2 * MINUTE_MS
+const PRODUCER_BUFFERED_BYTES = 32 * MIB
 /** How often undelivered records are looked over for their timeout. */
 const OVERSIGHT_MS = 500
 /** Counted on top of a record's bytes: lengths and deltas in the batch, and our own bookkeeping. */
@@ -28,6 +28,8 @@ const RECORD_OVERHEAD_BYTES = 64
 const HEADER_OVERHEAD_BYTES = 10
 /** One wait for the connection; the delivery timeout is looked at in between. */
 const LIVE_WAIT_MS = 1_000
+/** Before the topic is asked for again. */
+const READY_PAUSE_MS = 100
 
 export interface ProducerOptions {
   /** Default `all`: durable on every in-sync replica. 1: durable on the leader. 0: not waited for. */
@@ -134,7 +136,7 @@ export function createProducer(
       } catch (thrown) {
         const error = toTributaryError(thrown)
         if (!error.retriable || connection.isClosed() || env.clock.monotonicMs() >= giveUpAtMs) throw error
-        await new Promise<void>(resolve => env.clock.setTimer(resolve, 100))
+        await new Promise<void>(resolve => env.clock.setTimer(resolve, READY_PAUSE_MS, true))
       }
     }
   }

@@ -8,8 +8,10 @@ import type { ProducedRecord, ProduceRecord, Producer, ProducerOptions } from '.
 import { createProducer } from './client-producer.ts'
 import { TributaryError } from './errors.ts'
 
+/** @public */
 export type { EdgeSummary, TopicDescription, TopicSettings, TopicSummary } from './client-admin.ts'
 export type { ConsumedGap, ConsumedRecord, ConsumeOptions } from './client-consume.ts'
+/** @public */
 export type { StartFrom } from './client-cursors.ts'
 export type { ProducedRecord, ProduceRecord, Producer, ProducerOptions } from './client-producer.ts'
 
@@ -26,7 +28,7 @@ export type { ProducedRecord, ProduceRecord, Producer, ProducerOptions } from '.
  *
  * All failures are TributaryErrors (errors.ts): `code` says what happened, `retriable` whether trying again can help. The client
  * reconnects by itself, with backoff; reading goes on at the exact next offset, and producing repeats what was not acked without
- * storing it twice. It holds one WebSocket, opened when first needed. Its timers do not keep a process alive.
+ * storing it twice. It holds one WebSocket, opened when first needed.
  */
 
 export interface ConnectOptions {
@@ -85,7 +87,7 @@ export interface ClientStats {
 }
 
 /** Topics that `produce` keeps a producer for; the one not used the longest goes first. */
-export const MAX_KEPT_PRODUCERS = 256
+const MAX_KEPT_PRODUCERS = 256
 
 /** Makes a client; nothing is dialled yet. Throws `invalid_argument` where `hub` is no address. */
 export function connect(options: ConnectOptions): TributaryClient {

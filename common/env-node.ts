@@ -19,14 +19,14 @@ export function nodeEnv(): Env {
   return { clock: nodeClock(), rng: nodeRng(), disk: nodeDisk(), net: nodeNet(), codec: nodeCodec() }
 }
 
-/** Timers of this clock do not keep the process alive. */
+/** Timers of this clock do not keep the process alive, but for those made to. */
 export function nodeClock(): Clock {
   return {
     nowMs: () => Date.now(),
     monotonicMs: () => performance.now(),
-    setTimer: (callback, delayMs) => {
+    setTimer: (callback, delayMs, keepAlive = false) => {
       const timer = setTimeout(callback, Math.min(MAX_TIMER_MS, Math.max(0, delayMs)))
-      timer.unref()
+      if (!keepAlive) timer.unref()
       return { cancel: () => clearTimeout(timer) }
     },
     soon: callback => {

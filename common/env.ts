@@ -14,8 +14,8 @@ export interface Clock {
   nowMs(): number
   /** Never goes back; unrelated to the epoch. Fractions of a millisecond count. */
   monotonicMs(): number
-  /** Runs `callback` once after `delayMs`. Does not keep the process alive by itself. */
-  setTimer(callback: () => void, delayMs: number): Timer
+  /** Runs `callback` once after `delayMs`. Keeps the process alive meanwhile only where told to, as what a caller waits for must. */
+  setTimer(callback: () => void, delayMs: number, keepAlive?: boolean): Timer
   /** Runs `callback` soon, after pending I/O callbacks (setImmediate). */
   soon(callback: () => void): void
 }

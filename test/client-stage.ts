@@ -30,7 +30,7 @@ export interface ClientStage {
   dialRaw(options?: LinkPairOptions): LinkPair
 }
 
-export const SUBSCRIBE_LIMITS: SubscribeDeps['limits'] = {
+const SUBSCRIBE_LIMITS: SubscribeDeps['limits'] = {
   maxFrameBytes: 16_777_216,
   maxInflightBytesPerConnection: 8_388_608,
   readBytesPerConnection: 4_194_304,

@@ -5,11 +5,11 @@ import type { ClientHubFrame, SubscribeFrame } from '../../../common/wire.ts'
 import type { Logs } from '../../ports.ts'
 
 /** Bytes asked of the log at once: enough to keep a socket busy, little enough to be fair. */
-export const READ_CHUNK_BYTES = MIB
+const READ_CHUNK_BYTES = MIB
 /** Reads under way for one connection. */
-export const MAX_READS_PER_CONNECTION = 4
+const MAX_READS_PER_CONNECTION = 4
 /** Credit beyond this is not counted. */
-export const MAX_CREDIT_BYTES = GIB
+const MAX_CREDIT_BYTES = GIB
 
 export interface StreamCounters {
   subscriptions: number

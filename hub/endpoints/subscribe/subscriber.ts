@@ -13,11 +13,11 @@ import type { StreamCounters, Streams } from './streams.ts'
 import { createStreams } from './streams.ts'
 
 /** Subscriptions of one connection: several topics of the most partitions that are sensible. */
-export const MAX_SUBSCRIPTIONS_PER_CONNECTION = 10_000
+const MAX_SUBSCRIPTIONS_PER_CONNECTION = 10_000
 /** Requests under way for one connection; at the bound it is not read. */
-export const MAX_REQUESTS_PER_CONNECTION = 256
+const MAX_REQUESTS_PER_CONNECTION = 256
 /** How long `close` waits for produce requests that the engine has. */
-export const DRAIN_TIMEOUT_MS = 10 * SECOND_MS
+const DRAIN_TIMEOUT_MS = 10 * SECOND_MS
 
 export interface SubscribeDeps {
   ports: Ports

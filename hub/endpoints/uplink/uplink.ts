@@ -12,11 +12,11 @@ import type { Lane, LaneFrame } from './lane.ts'
 import { createLane, frameCost } from './lane.ts'
 
 /** Log handles of one connection. Lanes beyond it are refused `limit_exceeded`. */
-export const MAX_LOGS_PER_CONNECTION = 8_192
+const MAX_LOGS_PER_CONNECTION = 8_192
 /** What an edge is told to wait after a refusal that may pass. */
-export const THROTTLE_MS = { not_available: SECOND_MS, disk_full: 5 * SECOND_MS } as const
+const THROTTLE_MS = { not_available: SECOND_MS, disk_full: 5 * SECOND_MS } as const
 /** How long `close` waits for appends that the engine has. */
-export const DRAIN_TIMEOUT_MS = 10 * SECOND_MS
+const DRAIN_TIMEOUT_MS = 10 * SECOND_MS
 
 export type UplinkLimits = Pick<
   HubLimitsConfig,
