@@ -1,5 +1,5 @@
 import { TributaryError } from '../../common/errors.ts'
-import { DAY_MS, MIB, MINUTE_MS } from '../../common/limits.ts'
+import { DAY_MS, HOUR_MS, MIB, MINUTE_MS } from '../../common/limits.ts'
 import type { ReadResult } from '../../common/log/types.ts'
 import type { LaneTip } from '../../common/wire.ts'
 import { clientAppends } from './client-appends.ts'
@@ -39,8 +39,8 @@ export interface Partition {
   whenPast(offset: number, listener: () => void): () => void
   /** Snapshots if due, expires producers, applies retention (`retentionTimeMs` null: paused). */
   maintain(retentionTimeMs: number | null): Promise<void>
-  /** Writes a producer snapshot if anything was appended since the last. */
-  snapshot(): Promise<void>
+  /** Writes a producer snapshot unless less than `growthBytes` were appended since the last. */
+  snapshot(growthBytes: number): Promise<void>
   producerStats(): { clients: number; lanes: number; evicted: number }
   /** Takes nothing more; waiters are woken. */
   shut(error: TributaryError): void
@@ -48,8 +48,10 @@ export interface Partition {
 
 /** Bytes appended after which a snapshot is due, so that a start replays no more. */
 const SNAPSHOT_AFTER_BYTES = 64 * MIB
-/** Time after which it is, so that retention, which waits for it, is not late by more. */
-const SNAPSHOT_AFTER_MS = 10 * MINUTE_MS
+/** Time after which it is where whole segments wait for it to be deleted, so that retention is not late by more. */
+const SNAPSHOT_FOR_RETENTION_MS = 10 * MINUTE_MS
+/** Time after which it is wherever anything was appended. */
+const SNAPSHOT_AFTER_MS = 6 * HOUR_MS
 /** As Kafka's producer.id.expiration.ms, with the design's value. */
 const PRODUCER_ID_EXPIRATION_MS = 7 * DAY_MS
 
@@ -83,10 +85,12 @@ export async function openPartition(context: PartitionContext): Promise<Partitio
     read: (offset, maxBytes) => readCommitted(context, pipeline, offset, maxBytes),
     offsetForTime: timeMs => searchByTime(log, timeMs, highWatermark(), context.codec, onDamage),
     whenPast: (offset, listener) => waiters.add(offset, highWatermark(), listener),
-    snapshot: keeper.snapshot,
+    snapshot: async growthBytes => {
+      if (keeper.growthBytes() >= growthBytes) await keeper.snapshot()
+    },
     maintain: async retentionTimeMs => {
       producers.expire(clock.nowMs() - PRODUCER_ID_EXPIRATION_MS)
-      if (keeper.due()) await keeper.snapshot()
+      if (keeper.due(highWatermark())) await keeper.snapshot()
       if (retentionTimeMs === null || pipeline.closedBy() !== null) return
       await committed(() => undefined)
       // A segment may go only when the producers that wrote it stand in a durable snapshot.
@@ -127,7 +131,8 @@ async function readCommitted(
 const NO_BYTES = new Uint8Array(0)
 
 interface SnapshotKeeper {
-  due(): boolean
+  due(highWatermark: number): boolean
+  growthBytes(): number
   snapshot(): Promise<void>
 }
 
@@ -137,8 +142,11 @@ function snapshotKeeper(
   { committed, closedBy }: Pipeline,
 ): SnapshotKeeper {
   let atMs = clock.monotonicMs()
-  let sizeBytesThen = log.sizeBytes()
+  let sizeBytesThen = snapshots.newestOffset() === log.endOffset() ? log.sizeBytes() : 0
   let saving: Promise<void> | null = null
+
+  /** About: what retention took meanwhile counts as if it had been appended. */
+  const growthBytes = (): number => Math.abs(log.sizeBytes() - sizeBytesThen)
 
   async function save(): Promise<void> {
     const offset = log.endOffset()
@@ -152,9 +160,12 @@ function snapshotKeeper(
   }
 
   return {
-    due: () => {
-      const growthBytes = Math.abs(log.sizeBytes() - sizeBytesThen)
-      return growthBytes >= SNAPSHOT_AFTER_BYTES || clock.monotonicMs() - atMs >= SNAPSHOT_AFTER_MS
+    growthBytes,
+    due: highWatermark => {
+      const ageMs = clock.monotonicMs() - atMs
+      if (growthBytes() >= SNAPSHOT_AFTER_BYTES || ageMs >= SNAPSHOT_AFTER_MS) return true
+      if (ageMs < SNAPSHOT_FOR_RETENTION_MS) return false
+      return log.bytesBefore(highWatermark) > log.bytesBefore(snapshots.newestOffset())
     },
     snapshot: async () => {
       // One at a time: two of the same offset would write the same file.

@@ -36,6 +36,8 @@ const MAX_EDGES = 100_000
 const MAINTENANCE_MS = 30 * SECOND_MS
 /** Counting edges and producers takes a moment, and a scrape asks for each metric by itself. */
 const STATS_KEPT_MS = 100
+/** Less than this is replayed at the next start sooner than a snapshot is written now. */
+const SNAPSHOT_AT_CLOSE_BYTES = MIB
 /** A frame's room beside its batches. */
 const FRAME_ROOM_BYTES = 64 * KIB
 
@@ -123,7 +125,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
     await maintenance.stop()
     await eachAtMost(MAX_OPENING_AT_ONCE, [...partitions.open()], async partition => {
       await partition
-        .snapshot()
+        .snapshot(SNAPSHOT_AT_CLOSE_BYTES)
         .catch(error => log.warn({ reason: messageOf(error) }, 'no producer snapshot'))
     })
     await dataDir.close()

@@ -1,7 +1,8 @@
 import type { Logger } from 'pino'
-import type { Env } from '../../../common/env.ts'
+import type { Disk, Env } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
+import type { Snapshots } from '../../../common/log/snapshots.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { DataDir, Log, LogOptions } from '../../../common/log/types.ts'
 import type { Topic } from '../../ports.ts'
@@ -67,8 +68,6 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
   const { clock } = env
   const slots = new Map<string, Slot>()
   const countersByTopic = new Map<string, TopicCounters>()
-  const snapshotFolder = (topicId: string, partition: number): string =>
-    `${dataDir.path}/producers/${topicId}/${partition}`
   const nameOf = (topicId: string, partition: number): string => `t/${topicId}/${partition}`
 
   function slotOf(topicId: string, partition: number): Slot {
@@ -92,13 +91,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     const { topicId } = topic
     const name = nameOf(topicId, number)
     slot.log ??= await dataDir.openLog(name, logOptions(topic, context.maxBatchBytes))
-    const snapshots = await openSnapshots(env.disk, snapshotFolder(topicId, number))
-    // Segments go once a snapshot is durable, and it is only as durable as the folders above it.
-    if (snapshots.newestOffset() === 0) {
-      const { path } = dataDir
-      for (const folder of [`${path}/producers/${topicId}`, `${path}/producers`, path])
-        await env.disk.syncDir(folder)
-    }
+    const snapshots = await partitionSnapshots(env.disk, dataDir.path, topicId, number)
     const partition = await openPartition({
       name: `${topic.name}/${number}`,
       log: slot.log,
@@ -153,7 +146,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     slot?.partition?.shut(new TributaryError('topic_deleted', `topic "${topic.name}" was deleted`))
     for (const reader of slot?.early ?? []) clock.soon(reader.listener)
     if (dataDir.logNames().includes(name)) await dataDir.deleteLog(name)
-    await env.disk.remove(snapshotFolder(topic.topicId, number))
+    await env.disk.remove(snapshotFolder(dataDir.path, topic.topicId, number))
   }
 
   return {
@@ -196,6 +189,30 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     open: () => [...slots.values()].flatMap(slot => slot.partition ?? []),
     counters,
     logName: nameOf,
+  }
+}
+
+function snapshotFolder(path: string, topicId: string, partition: number): string {
+  return `${path}/producers/${topicId}/${partition}`
+}
+
+/** A snapshot lets segments go, and is only as durable as the folders above it: they are synced before the first. */
+async function partitionSnapshots(
+  disk: Disk,
+  path: string,
+  topicId: string,
+  partition: number,
+): Promise<Snapshots> {
+  const snapshots = await openSnapshots(disk, snapshotFolder(path, topicId, partition))
+  return {
+    ...snapshots,
+    save: async (offset, bytes) => {
+      if (snapshots.newestOffset() === 0) {
+        for (const folder of [`${path}/producers/${topicId}`, `${path}/producers`, path])
+          await disk.syncDir(folder)
+      }
+      await snapshots.save(offset, bytes)
+    },
   }
 }
 

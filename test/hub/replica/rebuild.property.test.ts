@@ -246,7 +246,7 @@ describe('producers', () => {
           if (next.kind === 'wait') await world.check()
           else if (next.kind === 'snapshot')
             world.start(
-              world.opened.partition.snapshot().then(() => undefined),
+              world.opened.partition.snapshot(0).then(() => undefined),
               -1,
             )
           else if (next.kind === 'full') await world.fill()
