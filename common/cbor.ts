@@ -25,8 +25,8 @@ export type CborInput =
 
 /** Arrays and maps inside each other; our deepest frame has 4. */
 const MAX_CBOR_DEPTH = 8
-/** Values in one message. Bounds the memory that a frame full of tiny values unfolds to. */
-export const MAX_CBOR_ITEMS = 262_144
+/** Values in one message unless told otherwise. Bounds the memory that a frame full of tiny values unfolds to. */
+const MAX_CBOR_ITEMS = 262_144
 
 const TWO_32 = 4_294_967_296
 const INTEGER = 0
@@ -148,8 +148,8 @@ function write(target: Buffer, at: number, value: CborInput): number {
 }
 
 /** Decodes one value that fills `bytes` exactly; throws `protocol_error` naming the byte at anything else. */
-export function decodeCbor(bytes: Uint8Array): CborValue {
-  const reader = new Reader(bytes)
+export function decodeCbor(bytes: Uint8Array, maxItems = MAX_CBOR_ITEMS): CborValue {
+  const reader = new Reader(bytes, maxItems)
   const value = reader.value(0)
   if (reader.at !== bytes.length) reader.fail('bytes after the end of the value')
   return value
@@ -162,10 +162,11 @@ const MAX_SHORT_TEXT_BYTES = 40
 class Reader {
   readonly bytes: Uint8Array
   at = 0
-  private items = 0
+  private itemsLeft: number
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, maxItems: number) {
     this.bytes = bytes
+    this.itemsLeft = maxItems
   }
 
   fail(what: string): never {
@@ -173,7 +174,7 @@ class Reader {
   }
 
   value(depth: number): CborValue {
-    if (++this.items > MAX_CBOR_ITEMS) this.fail(`more than ${MAX_CBOR_ITEMS} values`)
+    if (--this.itemsLeft < 0) this.fail('too many values')
     const head = this.byte()
     const major = head >> 5
     if (major === 7) return this.simple(head)

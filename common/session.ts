@@ -18,7 +18,7 @@ export const HANDSHAKE_TIMEOUT_MS = 15 * SECOND_MS
 /** Time the other end has to finish the closing handshake before the connection is cut. */
 export const CLOSE_TIMEOUT_MS = 5 * SECOND_MS
 /** A peer that reads this much too slowly is cut off; senders of bulk stop far below. */
-const MAX_UNREAD_BYTES = 64 * MIB
+const MAX_UNREAD_BYTES = 96 * MIB
 
 /** The highest protocol version both speak; throws `unsupported_version` saying which we do. */
 export function negotiate(hello: Pick<HelloFrame, 'min' | 'max'>): number {

@@ -114,7 +114,10 @@ export function decodeFrame<E extends keyof ExpectedFrames>(
   if (bytes.length > limit) {
     throw new TributaryError('protocol_error', `a frame of ${bytes.length} bytes came, the limit is ${limit}`)
   }
-  const value = decodeCbor(bytes)
+  const value = decodeCbor(
+    bytes,
+    expected === 'client-hub' ? WIRE_LIMITS.maxClientValues : WIRE_LIMITS.maxValues,
+  )
   if (!(value instanceof Map)) throw new TributaryError('protocol_error', 'a frame must be a CBOR map')
   const fields = new Fields(value, 'frame')
   const t = fields.text('t', 32)

@@ -37,7 +37,7 @@ export const CLOSE = {
 
 /**
  * Bounds of what a frame may hold; a frame over one is a `protocol_error`. Beyond these, `welcome.maxFrameBytes` bounds
- * a message, maps and arrays nest at most 8 deep and a frame holds at most 262,144 values (cbor.ts).
+ * a message, maps and arrays nest at most 8 deep (cbor.ts).
  */
 export const WIRE_LIMITS = {
   /** No frame is larger, whatever `maxFrameBytes` a hub is set to. */
@@ -51,7 +51,12 @@ export const WIRE_LIMITS = {
   maxMessageBytes: 4_096,
   maxLanes: 1_024,
   maxReportLanes: 4_096,
-  maxPartitions: 32_768,
+  /** As many as a hub may have. */
+  maxPartitions: 100_000,
+  /** CBOR values in a frame that comes to a hub or an edge. */
+  maxValues: 65_536,
+  /** CBOR values in a frame that comes to a client: room for the largest topic. */
+  maxClientValues: 1_048_576,
 } as const
 
 // ---------------------------------------------------------------------------------------------- handshake

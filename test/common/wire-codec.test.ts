@@ -1,9 +1,10 @@
 import { decode as cborxDecode, Encoder } from 'cbor-x'
 import * as fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { decodeCbor, encodeCbor, MAX_CBOR_ITEMS } from '../../common/cbor.ts'
+import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
 import { TributaryError } from '../../common/errors.ts'
 import type { Frame } from '../../common/wire.ts'
+import { WIRE_LIMITS } from '../../common/wire.ts'
 import type { ExpectedFrames } from '../../common/wire-codec.ts'
 import { decodeFrame, encodeFrame } from '../../common/wire-codec.ts'
 import { anyFrame, SENDERS } from './wire-frames.ts'
@@ -145,9 +146,10 @@ describe('hostile CBOR', () => {
 
   test('deep nesting and item floods are refused before they cost anything', () => {
     expect(refusal(new Uint8Array(1_000_000).fill(0x81), 'edge')).toMatch(/nested deeper/)
-    const flood = new Uint8Array(MAX_CBOR_ITEMS + 100).fill(0xa0)
-    flood.set([0x9a, 0, 4, 0, 0x5f])
-    expect(refusal(flood, 'edge')).toMatch(/more than 262144 values/)
+    const flood = new Uint8Array(WIRE_LIMITS.maxValues + 100).fill(0xa0)
+    flood.set([0x9a, 0, 1, 0, 0x5f])
+    expect(refusal(flood, 'edge')).toMatch(/too many values/)
+    expect(refusal(flood, 'client-hub')).toMatch(/must be a CBOR map/)
   })
 
   test('garbage is a protocol_error and nothing else', () => {
