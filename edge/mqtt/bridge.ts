@@ -71,15 +71,22 @@ export class Bridge {
       packet.reserved = verdict.id
       return NEW_MESSAGE
     }
-    guard.completed()
     if (verdict.kind === 'too-many') {
       counters.protocolViolations++
       guard.destroy(new Error('the client releases none of its QoS 2 packet ids'))
       return never()
     }
     counters.duplicates++
-    if (verdict.id.durable) return DONE
-    return new Promise(resolve => verdict.id.waiting.push(resolve))
+    if (verdict.id.durable) {
+      guard.completed()
+      return DONE
+    }
+    return new Promise(resolve => {
+      verdict.id.waiting.push(durable => {
+        guard.completed()
+        if (durable) resolve()
+      })
+    })
   }
 
   /** QoS 2, from aedes' `incomingStorePacket`: resolves once record and packet id are durable, and never where they are not. */

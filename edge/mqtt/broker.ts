@@ -16,6 +16,7 @@ import { guardHost, openConnections } from './connections.ts'
 import { createHooks, listenToAedes } from './hooks.ts'
 import { checkExposure, listen } from './listeners.ts'
 import type { Logger } from './logger.ts'
+import { limitLog } from './logger.ts'
 import { openOpenIds } from './open-ids.ts'
 import { createPersistence } from './persistence.ts'
 import { openRetained } from './retained.ts'
@@ -45,7 +46,7 @@ export interface Broker {
   stats(): MqttStats
   /** Takes a connection that did not come through the listeners. */
   accept(socket: Socket): void
-  /** Stops listening and ends all connections; what is on its way into the log is still acked if it can be. Wills stay stored. */
+  /** Stops listening and reading, acks what is on its way into the log, ends all connections. Wills stay stored. */
   close(): Promise<void>
 }
 
@@ -54,9 +55,10 @@ export async function createBroker(options: BrokerOptions): Promise<Broker> {
   const { config, env } = options
   checkExposure(config)
   const users = await readUsers(options)
-  const core = createCore(options, users)
+  const log = limitLog(options.log, env.clock)
+  const core = createCore({ ...options, log }, users)
   await core.aedes.listen()
-  const listeners = await listen({ config, disk: env.disk, log: options.log, accept: core.accept }).catch(
+  const listeners = await listen({ config, disk: env.disk, log, accept: core.accept }).catch(
     async (error: unknown) => {
       await core.close()
       throw error
@@ -64,7 +66,7 @@ export async function createBroker(options: BrokerOptions): Promise<Broker> {
   )
   const mqttAddress = listeners.tcp?.address ?? null
   const tlsAddress = listeners.tls?.address ?? null
-  options.log.info({ edge: options.edgeId, mqttAddress, tlsAddress }, 'MQTT is listening')
+  log.info({ edge: options.edgeId, mqttAddress, tlsAddress }, 'MQTT is listening')
   return {
     mqttAddress,
     tlsAddress,

@@ -15,6 +15,9 @@ import type { StoredWill, Wills } from './wills.ts'
 
 /** Keepalive, CONNECT timeouts and due wills are looked after this often. */
 const SWEEP_MS = 500
+/** How long `close` waits for what is on its way into the log, so that it is acked. */
+const DRAIN_MS = 1_000
+const DRAIN_POLL_MS = 5
 
 export interface ConnectionsParts {
   config: EdgeMqttConfig
@@ -31,7 +34,7 @@ export interface Connections {
   /** Publishes of all connections taken and not yet durable. */
   inflight(): number
   accept(socket: Socket): void
-  /** Ends all connections; their wills stay stored, for the next start to decide on. */
+  /** Ends all connections once what they sent is acked; their wills stay stored, for the next start to decide on. */
   close(): Promise<void>
 }
 
@@ -79,19 +82,30 @@ export function openConnections(aedes: AedesBroker, parts: ConnectionsParts): Co
     timer = clock.setTimer(sweep, SWEEP_MS)
   }
 
+  function inflight(): number {
+    let sum = 0
+    for (const guard of guards) sum += guard.inflight
+    return sum
+  }
+
+  async function drained(): Promise<void> {
+    const deadlineMs = clock.monotonicMs() + DRAIN_MS
+    while (inflight() > 0 && clock.monotonicMs() < deadlineMs) {
+      await new Promise<void>(resolve => clock.setTimer(resolve, DRAIN_POLL_MS))
+    }
+  }
+
   return {
     get count() {
       return guards.size
     },
-    inflight: () => {
-      let sum = 0
-      for (const guard of guards) sum += guard.inflight
-      return sum
-    },
+    inflight,
     accept,
     close: async () => {
       closing = true
       timer.cancel()
+      for (const guard of guards) guard.stopReading()
+      await drained()
       const ended = [...guards].map(
         guard => new Promise<void>(resolve => guard.once('close', () => resolve())),
       )

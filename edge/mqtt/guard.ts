@@ -83,6 +83,7 @@ export class Guard extends Duplex {
   /** Bytes that must be there before parsing can go on. */
   #neededBytes = 2
   #paused = false
+  #stopped = false
   #ended = false
   #feeding = false
   #wantsDrain = false
@@ -123,9 +124,14 @@ export class Guard extends Duplex {
     this.connectWill = will
   }
 
+  /** Reads nothing more; what was taken goes on. */
+  stopReading(): void {
+    this.#stopped = true
+    this.#throttle()
+  }
+
   /** CONNACK is on its way: packets may flow. */
   open(): void {
-    this.accepted = true
     if (this.#state === 'connecting') this.#state = 'open'
     this.#resume()
   }
@@ -153,7 +159,7 @@ export class Guard extends Duplex {
   }
 
   #blocked(): boolean {
-    return this.#state === 'connecting' || this.#inflight >= this.#host.maxInflight
+    return this.#stopped || this.#state === 'connecting' || this.#inflight >= this.#host.maxInflight
   }
 
   #resume(): void {

@@ -15,13 +15,11 @@ import type { Logger } from './logger.ts'
 import type { InboundPublish } from './packets.ts'
 import type { SessionLog } from './session-log.ts'
 import type { Sessions } from './sessions.ts'
+import { MAX_SUBSCRIPTIONS_PER_CLIENT } from './sessions.ts'
 import type { MqttCounters } from './stats.ts'
 import { isReserved } from './topic-filter.ts'
 import type { Users } from './users.ts'
 import type { Will, Wills } from './wills.ts'
-
-/** Filters one client may subscribe to; further ones are refused with 0x80 (MQTT 3.1.1 section 3.9.3). */
-export const MAX_SUBSCRIPTIONS_PER_CLIENT = 1_000
 
 export interface HooksParts {
   config: EdgeMqttConfig
@@ -120,8 +118,11 @@ function authenticator(parts: HooksParts): Hooks['authenticate'] {
 export function listenToAedes(aedes: AedesBroker, parts: HooksParts): void {
   const { sessions, bridge, clock, log } = parts
   aedes.on('connackSent', (connack, client) => {
+    if (connack.returnCode !== 0) return
+    const guard = guardOf(client)
+    guard.accepted = true
     // aedes marks the client as connected right after this event; its packets must not come before.
-    if (connack.returnCode === 0) clock.soon(() => guardOf(client).open())
+    clock.soon(() => guard.open())
   })
   aedes.on('clientReady', client => {
     const internal = internalClient(client)

@@ -14,6 +14,8 @@ import type { Logger } from './logger.ts'
 const TCP_KEEPALIVE_MS = 60_000
 /** Connections the kernel holds while we are busy: a fleet reconnects at once. */
 const BACKLOG = 1_024
+/** TLS handshakes under way beside the connections that are through. */
+const MAX_HANDSHAKES = 1_000
 
 export interface Listener {
   address: Address
@@ -56,7 +58,7 @@ export async function listen(
 async function openTcp(options: ListenOptions, address: string): Promise<Listener> {
   const server = createServer({ noDelay: true, keepAlive: true, keepAliveInitialDelay: TCP_KEEPALIVE_MS })
   server.on('connection', options.accept)
-  return open(server, address, '--mqtt')
+  return open(server, address, '--mqtt', options.log)
 }
 
 async function openTls(options: ListenOptions, tls: NonNullable<EdgeMqttConfig['tls']>): Promise<Listener> {
@@ -69,7 +71,9 @@ async function openTls(options: ListenOptions, tls: NonNullable<EdgeMqttConfig['
   server.on('tlsClientError', (error, socket) => {
     options.log.info({ remote: socket.remoteAddress, err: error.message }, 'TLS handshake failed')
   })
-  return open(server, tls.listen, 'mqtt.tls.listen')
+  // What is still in its handshake has no guard yet.
+  server.maxConnections = options.config.maxConnections + MAX_HANDSHAKES
+  return open(server, tls.listen, 'mqtt.tls.listen', options.log)
 }
 
 function tlsServer({ config }: ListenOptions, cert: Buffer, key: Buffer) {
@@ -107,12 +111,14 @@ function addressOf(listen: string): Address {
   throw new TributaryError('config_invalid', `mqtt listen address ${listen} is not host:port`)
 }
 
-async function open(server: Server, listenAt: string, flag: string): Promise<Listener> {
+async function open(server: Server, listenAt: string, flag: string, log: Logger): Promise<Listener> {
   const wanted = addressOf(listenAt)
   await new Promise<void>((resolve, reject) => {
     server.once('error', error => reject(listenError(error, wanted, flag)))
     server.listen({ ...wanted, backlog: BACKLOG }, resolve)
   })
+  // Out of file descriptors, for one; the listener goes on.
+  server.on('error', error => log.warn({ err: error.message }, 'an MQTT connection could not be accepted'))
   const bound = server.address()
   const port = typeof bound === 'object' && bound !== null ? bound.port : wanted.port
   return {

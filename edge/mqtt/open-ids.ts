@@ -17,8 +17,8 @@ export interface OpenId {
   digest: Uint8Array
   /** Its record is durable: a resend is answered with PUBREC at once. */
   durable: boolean
-  /** Resends that arrived before it was durable. */
-  waiting: (() => void)[]
+  /** Resends that arrived before its outcome was known; told whether it is durable. */
+  waiting: ((durable: boolean) => void)[]
 }
 
 /** What a PUBLISH of QoS 2 is: `new` has been reserved for the caller, `duplicate` must not be stored again. */
@@ -28,9 +28,9 @@ export interface OpenIds {
   readonly count: number
   /** Decides and, for a new message, reserves the id in the same turn. */
   claim(clientId: string, packetId: number, digest: Uint8Array): Verdict
-  /** The record of a reserved id is durable: resends that waited are told. */
+  /** The record of a reserved id is durable. */
   settle(id: OpenId): void
-  /** The record could not be stored: the id is free again, resends that wait are never told. */
+  /** The record could not be stored: the id is free again. */
   abandon(clientId: string, packetId: number, id: OpenId): void
   /** Forgets an id; false where it is not open. */
   release(clientId: string, packetId: number): boolean
@@ -85,12 +85,10 @@ export function openOpenIds(stored: readonly [string, Uint8Array][]): OpenIds {
     },
     settle: id => {
       id.durable = true
-      const waiting = id.waiting
-      id.waiting = []
-      for (const resend of waiting) resend()
+      tellWaiting(id, true)
     },
     abandon: (clientId, packetId, id) => {
-      id.waiting = []
+      tellWaiting(id, false)
       if (clients.get(clientId)?.get(packetId) === id) release(clientId, packetId)
     },
     release,
@@ -101,6 +99,12 @@ export function openOpenIds(stored: readonly [string, Uint8Array][]): OpenIds {
       return ids
     },
   }
+}
+
+function tellWaiting(id: OpenId, durable: boolean): void {
+  const waiting = id.waiting
+  id.waiting = []
+  for (const resend of waiting) resend(durable)
 }
 
 /** The entries that remove ids from the session log. */

@@ -19,6 +19,8 @@ import {
 import type { MqttCounters } from './stats.ts'
 import { SubscriptionIndex } from './topic-filter.ts'
 
+/** Filters one client may subscribe to; further ones are refused with 0x80 (MQTT 3.1.1 section 3.9.3). */
+export const MAX_SUBSCRIPTIONS_PER_CLIENT = 1_000
 /** Messages held for one session, sent or not; further ones are not queued, and counted. */
 export const MAX_QUEUED_PER_SESSION = 1_000
 /** Room that queues leave to session state that is more urgent: open QoS 2 ids, wills, subscriptions. */
@@ -167,7 +169,9 @@ export class Sessions {
     if (subscriber === undefined) return null
     let changed = false
     for (const [filter, qos] of added) {
-      if (subscriber.subscriptions.get(filter) === qos) continue
+      const { subscriptions } = subscriber
+      if (subscriptions.get(filter) === qos) continue
+      if (subscriptions.size >= MAX_SUBSCRIPTIONS_PER_CLIENT && !subscriptions.has(filter)) continue
       this.#subscribe(subscriber, filter, qos)
       changed = true
     }
@@ -206,7 +210,8 @@ export class Sessions {
   /** The client is connected and gets messages from now on. */
   attach(client: InternalClient): Subscriber {
     const session = client.clean ? undefined : this.#persistent.get(client.id)
-    const subscriber = session ?? this.#create(client.id, false)
+    // A SUBSCRIBE may have come before aedes was done with CONNECT.
+    const subscriber = this.#connected.get(client) ?? session ?? this.#create(client.id, false)
     subscriber.client = client
     this.#connected.set(client, subscriber)
     for (const filter of Object.keys(client.subscriptions)) {

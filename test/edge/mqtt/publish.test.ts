@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { TributaryError } from '../../../common/errors.ts'
 import { MAX_WITHHELD } from '../../../edge/mqtt/bridge.ts'
 import type { Edge, EdgeOptions } from './harness.ts'
-import { connectRaw, settle, startEdge, until } from './harness.ts'
+import { connectPacket, connectRaw, dial, settle, startEdge, until } from './harness.ts'
 
 const edges: Edge[] = []
 async function edgeOf(options?: EdgeOptions): Promise<Edge> {
@@ -55,9 +55,6 @@ describe('QoS 0 and 1', () => {
 
   test('packets that come in one chunk with CONNECT are served after CONNACK', async () => {
     const edge = await edgeOf()
-    const client = await connectRaw(edge.port, 'warm')
-    client.drop()
-    const { dial, connectPacket } = await import('./harness.ts')
     const eager = await dial(edge.port)
     const publishes = Array.from({ length: 200 }, (_, index) => ({
       cmd: 'publish' as const,
@@ -120,6 +117,22 @@ describe('QoS 0 and 1', () => {
     edge.ingest.fails = () => undefined
     client.publish('t', 'm', 2, 7, { dup: true })
     expect(await client.expect(2)).toEqual(['connack 0', 'pubrec 7'])
+    expect(edge.ingest.payloads()).toEqual(['m'])
+  })
+
+  test('closing acks what was taken before', async () => {
+    const edge = await edgeOf()
+    const client = await connectRaw(edge.port, 'a')
+    edge.ingest.commits = 'held'
+    client.publish('t', 'm', 1, 7)
+    await until('the append', () => edge.ingest.pending === 1)
+    const closing = edge.broker.close()
+    client.publish('t', 'late', 1, 8)
+    await settle()
+    edge.ingest.commit()
+    await closing
+    expect(await client.expect(2)).toEqual(['connack 0', 'puback 7'])
+    await client.expectClosed()
     expect(edge.ingest.payloads()).toEqual(['m'])
   })
 

@@ -73,6 +73,21 @@ describe('QoS 2 from a publisher', () => {
     expect(edge.ingest.payloads()).toEqual(['m'])
   })
 
+  test('resends that wait count against the window', async () => {
+    const edge = await edgeOn()
+    const client = await connectRaw(edge.port, 'a', persistent)
+    edge.ingest.commits = 'held'
+    for (let resend = 0; resend < 3_000; resend++) client.publish('t', 'm', 2, 7, { dup: resend > 0 })
+    await until('the window to fill', () => edge.broker.stats().inflight === 1_000)
+    await settle()
+    expect(edge.broker.stats().duplicates).toBe(999)
+    edge.ingest.commits = 'auto'
+    edge.ingest.commit()
+    const received = await client.expect(3_001)
+    expect(new Set(received.slice(1))).toEqual(new Set(['pubrec 7']))
+    expect(edge.ingest.payloads()).toEqual(['m'])
+  })
+
   test('a resend on a new connection, while the first is not durable, is not stored twice', async () => {
     const edge = await edgeOn()
     const first = await connectRaw(edge.port, 'a', persistent)

@@ -3,7 +3,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { MAX_QUEUED_PER_SESSION } from '../../../edge/mqtt/sessions.ts'
 import { FakeIngest } from './fake-ingest.ts'
 import type { Edge, EdgeOptions } from './harness.ts'
-import { connectRaw, settle, startEdge, until } from './harness.ts'
+import { connectPacket, connectRaw, dial, settle, startEdge, until } from './harness.ts'
 
 const edges: Edge[] = []
 async function edgeOf(options: EdgeOptions = {}): Promise<Edge> {
@@ -190,6 +190,26 @@ describe('local subscribers', () => {
     expect((await second.expect(3)).slice(1)).toEqual([`pubrel ${one}`, 'publish t 2 dup two'])
     second.send({ cmd: 'pubcomp', messageId: one })
     await until('one left', () => again.broker.stats().queuedMessages === 1)
+  })
+
+  test('may subscribe in one breath with CONNECT', async () => {
+    const edge = await edgeOf()
+    for (const clean of [true, false]) {
+      const eager = await dial(edge.port)
+      eager.send(connectPacket('eager', { clean }), {
+        cmd: 'subscribe',
+        messageId: 1,
+        subscriptions: [{ topic: 't', qos: 1 }],
+      })
+      await eager.expect(2)
+      eager.publish('t', 'm', 1, 5)
+      expect((await eager.expect(4)).toSorted()).toEqual([
+        'connack 0',
+        'puback 5',
+        'publish t 1 m',
+        'suback 1 1',
+      ])
+    }
   })
 
   test('a queue is bounded, and what does not fit is counted', async () => {
