@@ -322,6 +322,7 @@ class OpenDataDir implements DataDir {
     return new Promise((resolve, reject) => {
       const entry = plainEntry(kind, log.id, log.name)
       this.#committer.enqueue({ kind: 'fact', entry, after, resolve, reject }, alone)
+      this.#committer.hurry()
     })
   }
 

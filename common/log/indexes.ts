@@ -136,7 +136,7 @@ export class SegmentIndex {
         const position = readU32(offsets, at * 8 + 4)
         const time = readI64OrNaN(times, at * 8)
         const rises = offset > lastOffset && position > lastPosition && time >= lastTime
-        if (!rises || position >= segmentBytes || (at === 0 && position !== 0)) break
+        if (!rises || position >= segmentBytes) break
         index.#push(offset, position, time)
         lastOffset = offset
         lastPosition = position

@@ -8,7 +8,9 @@ import { INDEX_INTERVAL_BYTES } from './indexes.ts'
 import {
   crcFault,
   headerOr,
+  jumpFault,
   MAX_SCANNED_BATCH_BYTES,
+  NEEDS_NEXT,
   offsetFault,
   readFully,
   resync,
@@ -205,8 +207,9 @@ async function walkBatches(
   fromPosition: number,
   fromOffset: number,
 ): Promise<WalkStep> {
-  const { segment, offset, maxBytes, limit } = walk
+  const { segment, offset, maxBytes } = walk
   const size = segment.sizeBytes
+  const { endOffset } = segment
   let position = fromPosition
   let expected = fromOffset
   let wanted = Math.max(2 * INDEX_INTERVAL_BYTES, maxBytes)
@@ -216,7 +219,10 @@ async function walkBatches(
     const buffer = scanBuffers.take(length)
     try {
       const got = await readFully(file, buffer, length, position)
-      const taken = takeBatches(buffer.subarray(0, got), expected, offset, maxBytes, limit)
+      const taken = takeBatches(buffer.subarray(0, got), expected, walk, {
+        atEnd: position + got >= size,
+        endOffset,
+      })
       if (taken.end > taken.start) {
         kept = true
         const batches = buffer.subarray(taken.start, taken.end)
@@ -262,10 +268,10 @@ interface Taken {
 function takeBatches(
   bytes: Uint8Array,
   from: number,
-  offset: number,
-  maxBytes: number,
-  limit: number,
+  walk: Walk,
+  rest: { atEnd: boolean; endOffset: number },
 ): Taken {
+  const { offset, maxBytes, limit } = walk
   const taken: Taken = { start: 0, end: 0, at: 0, expected: from, needs: 0, limited: false }
   while (taken.at < bytes.length) {
     const left = bytes.length - taken.at
@@ -275,7 +281,11 @@ function takeBatches(
       break
     }
     const fault =
-      typeof header === 'string' ? header : faultOf(bytes, taken.at, header, taken.expected, offset)
+      typeof header === 'string' ? header : faultOf(bytes, taken.at, header, taken.expected, offset, rest)
+    if (fault === NEEDS_NEXT && typeof header !== 'string') {
+      taken.needs = header.sizeBytes + BATCH_HEADER_BYTES
+      break
+    }
     if (fault !== undefined || typeof header === 'string') {
       if (taken.end === taken.start) taken.fault = fault ?? 'no batch'
       break
@@ -306,11 +316,13 @@ function faultOf(
   header: BatchHeader,
   expected: number,
   offset: number,
+  rest: { atEnd: boolean; endOffset: number },
 ): string | undefined {
   if (header.sizeBytes > MAX_SCANNED_BATCH_BYTES) return `a batch of ${header.sizeBytes} bytes`
   const fault = offsetFault(header, expected)
-  if (fault !== undefined || header.lastOffset < offset || header.sizeBytes > bytes.length - at) return fault
-  return crcFault(bytes, at, header)
+  if (fault !== undefined || header.sizeBytes > bytes.length - at) return fault
+  const jump = jumpFault(bytes, at, header, expected, rest)
+  return jump ?? (header.lastOffset < offset ? undefined : crcFault(bytes, at, header))
 }
 
 /** Takes note of damage that a read ran into. */

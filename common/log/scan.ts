@@ -39,6 +39,35 @@ export function offsetFault(header: BatchHeader, expected: number): string | und
   return `base offset ${header.baseOffset} where ${expected} was expected`
 }
 
+/** More bytes are needed to tell. */
+export const NEEDS_NEXT = 'needs the next header'
+
+/**
+ * Why the batch at `at` can't be a jump to where its base offset says, or undefined. A flipped bit there looks like a
+ * jump too: what follows must go on from it, the end of the segment (`endOffset`, where known) as well.
+ */
+export function jumpFault(
+  bytes: Uint8Array,
+  at: number,
+  header: BatchHeader,
+  expected: number,
+  rest: { atEnd: boolean; endOffset: number | undefined },
+): string | undefined {
+  if (header.baseOffset === expected) return undefined
+  const next = at + header.sizeBytes
+  const end = header.lastOffset + 1
+  if (next >= bytes.length && rest.atEnd) {
+    return rest.endOffset === undefined || rest.endOffset === end
+      ? undefined
+      : `a jump to ${header.baseOffset}, which is not where the segment ends`
+  }
+  if (bytes.length - next < BATCH_HEADER_BYTES) return rest.atEnd ? undefined : NEEDS_NEXT
+  const following = headerOr(bytes, next)
+  if (typeof following === 'string' || following.baseOffset === end) return undefined
+  if (following.isControl && following.baseOffset > end) return undefined
+  return `a jump to ${header.baseOffset}, but ${following.baseOffset} follows`
+}
+
 /** Reads `length` bytes at `position`, fewer only at the end of the file. */
 export async function readFully(
   file: DiskFile,
@@ -93,7 +122,14 @@ export async function scanBatches(
           wants = header.sizeBytes
           break
         }
-        const fault = offsetFault(header, offset) ?? (verify ? crcFault(buffer, at, header) : undefined)
+        const rest = { atEnd, endOffset: undefined }
+        const jump = jumpFault(buffer.subarray(0, length), at, header, offset, rest)
+        if (jump === NEEDS_NEXT) {
+          wants = header.sizeBytes + BATCH_HEADER_BYTES
+          break
+        }
+        const fault =
+          offsetFault(header, offset) ?? jump ?? (verify ? crcFault(buffer, at, header) : undefined)
         if (fault !== undefined) return { position: position + at, offset, bad: fault }
         if (onBatch(header, position + at, buffer, at) === false) return { position: position + at, offset }
         at += header.sizeBytes

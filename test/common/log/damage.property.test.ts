@@ -89,11 +89,9 @@ describe('flipped bits', () => {
           fc.nat(0x7fffffff),
           fc.integer({ min: 1, max: 40 }),
           fc.constantFrom('clean' as const, 'kill' as const, 'crash' as const),
-          fc.array(fc.record({ file: fc.nat(), position: fc.nat(), bit: fc.nat(7) }), {
-            minLength: 1,
-            maxLength: 3,
-          }),
-          async (seed, appends, stop, flips) => {
+          fc.nat(),
+          fc.array(fc.record({ position: fc.nat(), bit: fc.nat(7) }), { minLength: 1, maxLength: 3 }),
+          async (seed, appends, stop, file, flips) => {
             const model = new Model(seed, 'sector')
             await model.open()
             for (let at = 0; at < appends; at++) {
@@ -109,7 +107,8 @@ describe('flipped bits', () => {
               .paths()
               .filter(path => !path.endsWith('meta.json') && disk.contentOf(path).length > 0)
             const blind = blindSpots(disk, stop)
-            for (const { file, position, bit } of flips) {
+            // In one file: with both copies of the last commit hit, nothing is left to tell by.
+            for (const { position, bit } of flips) {
               const path = paths[file % paths.length]
               if (path === undefined) continue
               const at = position % disk.contentOf(path).length

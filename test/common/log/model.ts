@@ -340,9 +340,8 @@ export class Model {
       assert.ok(at < this.puts.length, `the state is none that was put: ${JSON.stringify([...actual])}`)
       step()
     }
-    for (const put of this.puts.slice(at)) {
-      if (found.has(`${put.turn}`)) step()
-    }
+    const lastFound = this.puts.findLastIndex(put => found.has(`${put.turn}`))
+    while (at <= lastFound) step()
     assert.ok(matches(), 'appends of a turn are there, its puts are not')
     this.puts = [...live].map(([key, value]) => ({ turn: -1, key, value, status: 'acked' }))
   }

@@ -1,0 +1,32 @@
+import { expect, test } from 'vitest'
+import { utf8, utf8Text } from '../../../common/bytes.ts'
+import { openSnapshots, SNAPSHOTS_KEPT } from '../../../common/log/snapshots.ts'
+import { seededRng } from '../../fake-clock.ts'
+import { FakeDisk } from '../../fake-disk.ts'
+
+async function textAt(disk: FakeDisk, offset: number): Promise<string | undefined> {
+  const found = await (await openSnapshots(disk, 'd/s')).loadAtOrBelow(offset)
+  return found === undefined ? undefined : `${found.offset}:${utf8Text(found.bytes)}`
+}
+
+test('the newest at or below an offset is found, a few are kept, all durable', async () => {
+  const disk = new FakeDisk({ rng: seededRng(3) })
+  const snapshots = await openSnapshots(disk, 'd/s')
+  for (const offset of [5, 10, 20, 30]) await snapshots.save(offset, utf8(`s${offset}`))
+  expect(snapshots.newestOffset()).toBe(30)
+  const after = disk.crash()
+  expect(await textAt(after, 29)).toBe('20:s20')
+  expect(await textAt(after, 30)).toBe('30:s30')
+  expect(await textAt(after, 9)).toBeUndefined()
+  expect((await disk.list('d/s').catch(() => [])).length).toBeLessThanOrEqual(SNAPSHOTS_KEPT)
+})
+
+test('a damaged one is passed over, those past a cut are dropped', async () => {
+  const disk = new FakeDisk({ rng: seededRng(3) })
+  const snapshots = await openSnapshots(disk, 'd/s')
+  for (const offset of [10, 20, 30]) await snapshots.save(offset, utf8(`s${offset}`))
+  disk.flipBit('d/s/00000000000000000030.snapshot', 17, 1)
+  expect(await textAt(disk, 100)).toBe('20:s20')
+  await snapshots.dropAfter(15)
+  expect(await textAt(disk.crash(), 100)).toBe('10:s10')
+})
