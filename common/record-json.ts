@@ -31,17 +31,34 @@ function bytesJson(bytes: Uint8Array | null): string {
 }
 
 function headersJson(headers: readonly RecordHeader[]): string {
+  if (mayHaveRepeatedKeys(headers)) return repeatedHeadersJson(headers)
+  let text = ''
+  for (const { key, value } of headers) {
+    text += `${text === '' ? '{' : ','}${JSON.stringify(key)}:${bytesJson(value)}`
+  }
+  return `${text}}`
+}
+
+/** Records have few headers: comparing them beats a set, up to where the square would tell. */
+function mayHaveRepeatedKeys(headers: readonly RecordHeader[]): boolean {
+  if (headers.length > 16) return true
+  for (let i = 1; i < headers.length; i++) {
+    for (let j = 0; j < i; j++) if (headers[i]?.key === headers[j]?.key) return true
+  }
+  return false
+}
+
+function repeatedHeadersJson(headers: readonly RecordHeader[]): string {
   const values = new Map<string, string[]>()
   for (const { key, value } of headers) {
     const seen = values.get(key)
     if (seen === undefined) values.set(key, [bytesJson(value)])
     else seen.push(bytesJson(value))
   }
-  let text = ''
-  for (const [key, list] of values) {
-    text += `${text === '' ? '{' : ','}${JSON.stringify(key)}:${list.length === 1 ? list[0] : `[${list.join(',')}]`}`
-  }
-  return `${text}}`
+  const fields = Array.from(values, ([key, list]) => {
+    return `${JSON.stringify(key)}:${list.length === 1 ? list[0] : `[${list.join(',')}]`}`
+  })
+  return `{${fields.join(',')}}`
 }
 
 /** A record as a client sent it. */

@@ -34,7 +34,7 @@ export function registerEdges(app: FastifyInstance, context: HttpContext): void 
   })
 }
 
-export function lagOf(edge: EdgeInfo): EdgeLag | null {
+function lagOf(edge: EdgeInfo): EdgeLag | null {
   if (edge.report === null) return null
   const lag: EdgeLag = { records: 0, bytes: 0, oldestMs: null }
   for (const lane of edge.report.lanes) {

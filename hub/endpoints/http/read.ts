@@ -22,7 +22,7 @@ import { eachRecords } from './records.ts'
 export const DEFAULT_READ_LIMIT = 100
 export const MAX_READ_LIMIT = 10_000
 /** Of the answer's JSON. */
-export const DEFAULT_READ_BYTES = MIB
+const DEFAULT_READ_BYTES = MIB
 export const MAX_READ_BYTES = 16 * MIB
 /** Batches read from the log at once. */
 const PORTION_BYTES = 256 * KIB

@@ -168,7 +168,7 @@ async function listen(app: FastifyInstance, address: Address): Promise<void> {
   try {
     await app.listen({
       ...address,
-      listenTextResolver: text => text.replace('Server listening', 'listening'),
+      listenTextResolver: url => `listening on ${url}`,
     })
   } catch (error) {
     await app.close()

@@ -3,6 +3,7 @@ import * as fc from 'fast-check'
 import { afterEach, describe, expect, it } from 'vitest'
 import { buildBatch } from '../../../../common/batch-builder.ts'
 import { utf8 } from '../../../../common/bytes.ts'
+import { MAX_STREAM_PARTITIONS } from '../../../../hub/endpoints/http/stream.ts'
 import type { Served } from './serve.ts'
 import { closeServed, serve, until } from './serve.ts'
 
@@ -270,6 +271,13 @@ describe('server-sent events', () => {
     reader.stop()
     await until(() => hub.fake.waiting() === 0)
     expect((await read(hub)).status).toBe(200)
+  })
+
+  it('need a partition where the topic has too many for one id', async () => {
+    const hub = await withTopic({}, MAX_STREAM_PARTITIONS + 1)
+    const refused = await hub.call('GET', '/v1/topics/t/stream')
+    expect([refused.status, refused.json.error.code]).toEqual([429, 'limit_exceeded'])
+    expect((await read(hub, `?partition=${MAX_STREAM_PARTITIONS}`)).status).toBe(200)
   })
 
   it.each([
