@@ -41,7 +41,8 @@ export function fromFastify(error: FastifyError): { error: TributaryError; statu
 const FASTIFY_HINTS: Readonly<Record<string, string>> = {
   FST_ERR_CTP_INVALID_MEDIA_TYPE:
     'this content type is not taken here: send application/json (or text/plain lines to .../records)',
-  FST_ERR_CTP_BODY_TOO_LARGE: 'the body is over the limit (64 KiB; limits.maxBodyBytes for records): send it in smaller requests',
+  FST_ERR_CTP_BODY_TOO_LARGE:
+    'the body is over the limit (64 KiB; limits.maxBodyBytes for records): send it in smaller requests',
 }
 
 /** Runs a schema; throws `invalid_argument` naming every field, its value and what is allowed. */
