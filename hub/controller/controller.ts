@@ -220,8 +220,12 @@ function alarmOf(
   nowMs: number,
 ): EdgeAlarm | null {
   if (grant.alarm === null) return null
+  const came = `edge ${edgeId} came with session ${presented} after session ${held}`
   const messages = {
-    fork: `edge ${edgeId} came with session ${presented} after session ${held}: its directory was copied or rolled back; it opens new runs, records may be there twice`,
+    fork:
+      presented === 0
+        ? `edge ${edgeId} came as new after session ${held}: its directory was wiped or replaced, or the id is used twice`
+        : `${came}: its directory was copied or rolled back; it opens new runs, records may be there twice`,
     clone: `two agents take turns as edge ${edgeId}: stop one of them, or give it an id and a data directory of its own`,
     'hub-rollback': `edge ${edgeId} came with session ${presented}, this hub knows of ${held}: the hub's directory is older than the edge's, or the edge comes from another hub`,
   }

@@ -87,15 +87,18 @@ export function judgeRun(
 ): { gap: GapReason | null } | null {
   const { run, prev, reason } = start
   if (tip?.run === run) return null
-  if (prev === null) {
-    if (reason === 'fork' || reason === 'moved')
-      return { gap: reason === 'moved' || tip !== undefined ? reason : null }
-    return { gap: tip === undefined ? null : 'wiped' }
-  }
+  if (prev === null) return { gap: gapWithoutPredecessor(tip !== undefined, reason) }
   if (tip === undefined || tip.run !== prev.run) throw unknownRunAfter(tip, start, prev.run)
   if (tip.next < prev.end) throw outOfOrder(tip, prev.end)
   // The hub holds more of the predecessor than the edge says there was: its directory was rolled back.
   return { gap: tip.next > prev.end || reason === 'fork' ? 'fork' : null }
+}
+
+function gapWithoutPredecessor(hasTip: boolean, reason: RunAnnouncement['reason']): GapReason | null {
+  // The edge itself says that there was something before, whether or not this hub ever held it.
+  if (reason === 'wiped' || reason === 'moved') return reason
+  if (!hasTip) return null
+  return reason === 'fork' ? 'fork' : 'wiped'
 }
 
 function unknownRunAfter(

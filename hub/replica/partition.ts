@@ -31,7 +31,7 @@ export interface Partition {
   declareGap(id: LaneId, gap: GapRange): Promise<LaneTip>
   /** Forgets a lane, durably. */
   removeLane(id: LaneId): Promise<void>
-  /** Appends the hub's own batch, even into the disk reserve; it gets its offset in this synchronous turn. */
+  /** Appends the hub's own batch of one record, even into the disk reserve; it gets its offset in this synchronous turn. */
   appendOwn(batch: Uint8Array): Promise<void>
   tip(id: LaneId): LaneTip | null
   read(offset: number, maxBytes: number): Promise<ReadResult>
@@ -80,7 +80,12 @@ export async function openPartition(context: PartitionContext): Promise<Partitio
     startRun: (id, start) => inOrder(true, () => lanes.startRun(id, start)),
     declareGap: (id, gap) => inOrder(true, () => lanes.declareGap(id, gap)),
     removeLane: id => inOrder(true, () => lanes.remove(id)),
-    appendOwn: batch => pipeline.commit(batch, false, [], () => undefined),
+    appendOwn: batch =>
+      pipeline.commit(batch, false, [], () => {
+        context.counters.batchesIn++
+        context.counters.recordsIn++
+        context.counters.bytesIn += batch.length
+      }),
     tip: lanes.tip,
     read: (offset, maxBytes) => readCommitted(context, pipeline, offset, maxBytes),
     offsetForTime: timeMs => searchByTime(log, timeMs, highWatermark(), context.codec, onDamage),

@@ -5,7 +5,8 @@ import { utf8 } from '../../common/bytes.ts'
 import { defaultHubConfig } from '../../common/config-hub.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import { openClusterEngine } from '../../hub/engines/cluster/engine.ts'
-import { benchDirectory, fdatasyncP50Ms, median } from './measure.ts'
+import type { BenchContext } from './measure.ts'
+import { benchDirectory, markdownTable, median } from './measure.ts'
 
 /** Raw batches of one lane into the engine: CRC, sequences, stamp, durable commit. `node test/bench/partition.ts` */
 
@@ -61,18 +62,24 @@ async function once(directory: string, sent: readonly Uint8Array[]): Promise<Fig
   }
 }
 
-const { directory, filesystem } = await benchDirectory()
-try {
+/** One lane at full speed. */
+export async function benchPartition({ directory, runs, write }: BenchContext): Promise<void> {
   const sent = frames(TOTAL_BYTES / FRAME_BYTES)
   const figures: Figures[] = []
-  for (let run = 0; run < RUNS; run++) figures.push(await once(directory, sent))
-  const megabytes = median(figures.map(({ megabytesPerSecond }) => megabytesPerSecond))
-  const cpu = median(figures.map(({ cpuMsPerMegabyte }) => cpuMsPerMegabyte))
-  const sync = (await fdatasyncP50Ms(directory)).toFixed(2)
-  process.stdout.write(
-    `one lane, ${FRAME_BYTES / 1024} KiB frames, ${VALUE_BYTES}-byte values, window ${WINDOW_FRAMES}: ` +
-      `${megabytes.toFixed(0)} MB/s, ${cpu.toFixed(2)} CPU ms/MB (${filesystem}, fdatasync p50 ${sync} ms)\n`,
-  )
-} finally {
-  await rm(directory, { recursive: true })
+  for (let run = 0; run < runs; run++) figures.push(await once(directory, sent))
+  const row = [
+    `one lane, ${FRAME_BYTES / 1024} KiB frames, ${VALUE_BYTES}-byte values, ${WINDOW_FRAMES} in flight`,
+    median(figures.map(({ megabytesPerSecond }) => megabytesPerSecond)).toFixed(0),
+    median(figures.map(({ cpuMsPerMegabyte }) => cpuMsPerMegabyte)).toFixed(2),
+  ]
+  write(`${markdownTable(['hub append', 'MB/s', 'CPU ms/MB'], [row])}\n`)
+}
+
+if (import.meta.main) {
+  const { directory } = await benchDirectory()
+  try {
+    await benchPartition({ directory, runs: RUNS, write: text => void process.stdout.write(text) })
+  } finally {
+    await rm(directory, { recursive: true })
+  }
 }

@@ -275,6 +275,10 @@ describe('metrics', () => {
     await hub.logs.read(topic.topicId, lane.partition, 0, 10_000)
     const found = new Map(hub.engine.readings.map(reading => [reading.name, reading.read()]))
     expect(found.get('tributary_topic_records_in_total')).toContainEqual({ labels: { topic: 't' }, value: 2 })
+    expect(found.get('tributary_topic_records_in_total')).toContainEqual({
+      labels: { topic: '_gaps' },
+      value: 1,
+    })
     expect(found.get('tributary_topic_gap_records_total')).toContainEqual({
       labels: { topic: 't' },
       value: 5,
