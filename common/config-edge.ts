@@ -177,7 +177,7 @@ export const EDGE_DEFAULTS: Readonly<EdgeConfig> = {
   },
   uplink: {
     windowBytes: 4 * MIB,
-    maxBatchBytes: MIB,
+    maxBatchBytes: 256 * KIB,
     compression: 'zstd',
     heartbeatMs: HEARTBEAT_MS,
     deadMs: DEAD_MS,

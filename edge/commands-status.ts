@@ -1,29 +1,52 @@
 import type { Cli } from '../common/cli/cli.ts'
-import { printJson } from '../common/cli/output.ts'
+import { printJson, printTable, showTime } from '../common/cli/output.ts'
 import { isTributaryError, messageOf, TributaryError } from '../common/errors.ts'
 import { SECOND_MS } from '../common/limits.ts'
+import { formatDuration } from '../common/units.ts'
 
 /** An edge that does not answer within this is stuck. */
 const STATUS_TIMEOUT_MS = 5 * SECOND_MS
 
-/** Asks a running edge by its own HTTP port and prints what it says. */
+/** Asks a running edge by its own HTTP port and prints what it says; rejects with `not_available` where none answers. */
 export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Promise<void> {
-  const status = await fetchStatus(http)
-  if (json) return printJson(cli.stdout, status)
+  const answer = await fetchStatus(http)
+  if (json) return printJson(cli.stdout, answer)
+  const status = await parseStatus(answer, http)
+  const uptime = formatDuration(Math.floor(status.uptimeMs / SECOND_MS) * SECOND_MS)
+  const lag = status.lagRecords === 0 ? 'no lag' : `${status.lagRecords} records behind`
+  const since = status.oldestMs === null ? '' : `, the oldest of ${showTime(status.oldestMs)}`
+  cli.stdout.write(
+    `${status.id}  ${status.version}  up ${uptime}\n` +
+      `hub ${status.hub} ${status.connected ? 'connected' : 'NOT connected'}, ${lag}${since}\n` +
+      `disk ${inMib(status.disk.usedBytes)} of ${inMib(status.disk.budgetBytes)}, ` +
+      `${status.droppedRecords} records dropped, ${status.deadRecords} dead\n\n`,
+  )
+  const headings = ['topic', 'lane', 'start', 'end', 'sent', 'committed', 'lag', 'dropped', 'gaps']
+  const rows = status.lanes.map(lane => [
+    lane.topic,
+    lane.lane,
+    lane.startOffset,
+    lane.endOffset,
+    lane.sentOffset,
+    lane.committedOffset,
+    lane.lagRecords,
+    lane.droppedRecords,
+    lane.gaps.length,
+  ])
+  await printTable(cli.stdout, headings, rows)
+  for (const alarm of status.alarms) cli.stdout.write(`alarm ${alarm.kind}: ${alarm.message}\n`)
 }
+
+const inMib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)}MiB`
 
 async function fetchStatus(http: string): Promise<unknown> {
   try {
     const response = await fetch(`http://${http}/status`, { signal: AbortSignal.timeout(STATUS_TIMEOUT_MS) })
-    if (!response.ok) {
-      throw new TributaryError(
-        'not_available',
-        `the edge at ${http} answered ${response.status}: is it an edge's --http?`,
-      )
-    }
+    if (!response.ok) throw notAnEdge(http, `answered ${response.status}`)
     return await response.json()
   } catch (error) {
     if (isTributaryError(error)) throw error
+    if (error instanceof SyntaxError) throw notAnEdge(http, 'answered no JSON')
     const cause = error instanceof Error && error.cause !== undefined ? error.cause : error
     throw new TributaryError(
       'not_available',
@@ -31,4 +54,41 @@ async function fetchStatus(http: string): Promise<unknown> {
       { cause: error },
     )
   }
+}
+
+function notAnEdge(http: string, what: string): TributaryError {
+  return new TributaryError('not_available', `${http} ${what}: is that the --http of an edge?`)
+}
+
+/** What is shown of EdgeStatus (report.ts); an edge of another version may say more. */
+async function parseStatus(answer: unknown, http: string) {
+  const { z } = await import('zod')
+  const lane = z.object({
+    topic: z.string(),
+    lane: z.number(),
+    startOffset: z.number(),
+    endOffset: z.number(),
+    sentOffset: z.number(),
+    committedOffset: z.number(),
+    lagRecords: z.number(),
+    droppedRecords: z.number(),
+    gaps: z.array(z.unknown()),
+  })
+  const status = z.object({
+    id: z.string(),
+    version: z.string(),
+    uptimeMs: z.number(),
+    hub: z.string(),
+    connected: z.boolean(),
+    lagRecords: z.number(),
+    oldestMs: z.number().nullable(),
+    droppedRecords: z.number(),
+    deadRecords: z.number(),
+    disk: z.object({ usedBytes: z.number(), budgetBytes: z.number() }),
+    lanes: z.array(lane),
+    alarms: z.array(z.object({ kind: z.string(), message: z.string() })),
+  })
+  const parsed = status.safeParse(answer)
+  if (!parsed.success) throw notAnEdge(http, 'answered something else')
+  return parsed.data
 }

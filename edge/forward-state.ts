@@ -48,6 +48,7 @@ export interface LaneState {
   sentRun: number
   /** The run to announce without predecessor, because the hub lost or never had what was before; 0 for none. */
   forcedBreak: number
+  /** The largest batch the hub takes. */
   maxBatchBytes: number
   retryAtMs: number
   /** Refusals since the last progress. */

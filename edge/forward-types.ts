@@ -18,8 +18,6 @@ import type { BreakReason } from './runs.ts'
 export interface ForwarderOptions {
   /** Bytes sent and not yet committed, over all lanes. */
   windowBytes: number
-  /** The largest batch sent, before compression. */
-  maxBatchBytes: number
   backoffMinMs: number
   backoffMaxMs: number
 }
@@ -84,7 +82,7 @@ export type Output =
   /** Connect, and say hello with what is stored; answer by `welcome` or `closed`. */
   | { t: 'dial'; session: number; clusterId: string | null }
   | { t: 'send'; frame: StartFrame | OpenFrame | RunFrame | GapFrame }
-  /** Read raw batches of [from, limit), `maxBytes` of them before compression, and prepare their append frame for handle `log`. */
+  /** Read raw batches of [from, limit), as many as are worth a frame, none larger than `maxBytes`, and prepare their append frame for handle `log`. */
   | {
       t: 'read'
       ticket: number

@@ -248,7 +248,7 @@ function onOpened(state: ForwarderState, lane: LaneState, frame: OpenedFrame, ou
   if (lane.phase !== 'opening') return
   state.connection.opening--
   lane.opened = frame
-  lane.maxBatchBytes = Math.min(state.options.maxBatchBytes, frame.maxBatchBytes)
+  lane.maxBatchBytes = frame.maxBatchBytes
   bindLane(state, lane, out)
 }
 

@@ -3,7 +3,7 @@ import type { EdgeConfig, TopicPolicy } from '../common/config-edge.ts'
 import { topicPolicy } from '../common/config-edge.ts'
 import type { Env } from '../common/env.ts'
 import { messageOf, TributaryError } from '../common/errors.ts'
-import { MIB } from '../common/limits.ts'
+import { KIB, MIB } from '../common/limits.ts'
 import type { DataDir, LogOptions, StateEntry, StateLog } from '../common/log/types.ts'
 import type { GapReason } from '../common/wire.ts'
 import type { Alarms } from './alarms.ts'
@@ -22,7 +22,7 @@ import { Topic } from './topic.ts'
  */
 
 /** A commit takes at most about this much at once; more waits for the next. */
-const GROUP_BYTES = MIB
+const GROUP_BYTES = 256 * KIB
 
 /** Appends handed to the logs and not durable; more wait here. */
 export const MAX_UNCOMMITTED_BYTES = 8 * MIB

@@ -24,7 +24,6 @@ import { commitAll, hello, newHub, take } from './model-hub.ts'
 
 export const OPTIONS = {
   windowBytes: 2_000,
-  maxBatchBytes: 500,
   backoffMinMs: 1_000,
   backoffMaxMs: 60_000,
 }
@@ -300,7 +299,6 @@ export function createSim(rng: Rng): Sim {
 
   function change({ lane, change: wanted }: Extract<Output, { t: 'change' }>): void {
     const ledger = must(ledgers.get(lane), lane)
-    let after = (): void => {}
     if (wanted.kind === 'bind') ledger.topicId = wanted.topicId
     else if (wanted.kind === 'recut') {
       recut(ledger, wanted.from, wanted.reason, newRunId)
@@ -311,13 +309,10 @@ export function createSim(rng: Rng): Sim {
       const to = Math.min(wanted.to, wanted.from + 1 + rng.below(4))
       const records = must(sim.disk.records.get(lane), lane)
       declareLoss(ledger, { from: wanted.from, to, reason: 'refused', firstMs: null, lastMs: 1 })
-      after = () => {
-        // What was dropped before it could be buried has its own gap.
-        if (ledger.topic !== DEAD_TOPIC) sim.dead.push(...records.slice(wanted.from, to))
-      }
+      // One commit with whatever stores the gap first.
+      if (ledger.topic !== DEAD_TOPIC) sim.dead.push(...records.slice(wanted.from, to))
     }
     soon('disk', () => {
-      after()
       persist(lane)
       input({ t: 'changed', lane, ok: true })
     })
