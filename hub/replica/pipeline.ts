@@ -122,6 +122,7 @@ export function createPipeline(context: PipelineContext): Pipeline {
       })
     },
     commit: (bytes, isData, undo, value) => {
+      noticeTakenBack(null)
       const before = log.endOffset()
       const options = { leaderEpoch, appendTimeMs: context.hubTimeMs(), useReserve: !isData }
       const appended = log.append(bytes, options)
