@@ -296,6 +296,8 @@ export class FakeDisk implements Disk {
   async #datasync(inode: Inode): Promise<void> {
     const covered = new Set(inode.pending)
     await this.#pass()
+    // Some syncs take long, so that much else happens meanwhile.
+    if (this.#rng.below(16) === 0) for (let hops = this.#rng.below(600); hops > 0; hops--) await undefined
     if (this.#gate !== undefined) {
       this.heldSyncs++
       await this.#gate

@@ -2,7 +2,7 @@ import { assert } from '../assert.ts'
 import type { Clock, Disk, Timer } from '../env.ts'
 import { messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import type { Checkpoint } from './checkpoint.ts'
-import { encodeCheckpoint } from './checkpoint.ts'
+import { Checkpointer } from './checkpointer.ts'
 import type { DataItem, FactItem, Turn } from './commit-plan.ts'
 import { entryCost, journalEntries, planWrites, stampRun, unplan } from './commit-plan.ts'
 import type { FilePool } from './files.ts'
@@ -19,9 +19,8 @@ import { eachAtMost } from './work.ts'
 export const MAX_COMMIT_BYTES = 8 * 1024 * 1024
 /** Appends waiting for their commit; beyond it `append` rejects with `throttled`. */
 export const MAX_PENDING_BYTES = 128 * 1024 * 1024
-/** Segment writes under way at once, and segment syncs of a checkpoint: the thread pool has other users. */
+/** Segment writes under way at once: the thread pool has other users. */
 const MAX_WRITES_AT_ONCE = 16
-const MAX_SYNCS_AT_ONCE = 4
 
 export interface CommitterOptions {
   directory: string
@@ -78,9 +77,7 @@ export class Committer {
   #failure: TributaryError | undefined
   #onFailed: ((error: TributaryError) => void) | undefined
   #closed = false
-  /** Segments (without suffix) and folders changed since the last checkpoint began. */
-  #dirtyPaths = new Set<string>()
-  #dirtyFolders = new Set<string>()
+  readonly #checkpointer: Checkpointer
   /** The checkpoint that frees the idle half: false where the disk was full. */
   #checkpoint: Promise<boolean> = Promise.resolve(true)
   /** Index and sidecar writes that nothing waits for but the end. */
@@ -91,6 +88,10 @@ export class Committer {
     this.#maxPendingBytes = options.maxPendingBytes ?? MAX_PENDING_BYTES
     this.#maxCommitBytes = Math.min(MAX_COMMIT_BYTES, Math.floor(options.journalBytes / 2))
     options.files.onSyncError(error => this.fail(error))
+    this.#checkpointer = new Checkpointer(options, {
+      written: () => this.counters.checkpoints++,
+      failed: error => this.fail(error),
+    })
   }
 
   onFailed(listener: (error: TributaryError) => void): void {
@@ -178,10 +179,9 @@ export class Committer {
     this.#hurry?.()
   }
 
-  /** Notes a change that a checkpoint must make durable. */
+  /** Notes a change that a checkpoint must make durable: a segment (without suffix), a folder. */
   touched(path: string | undefined, folder: string | undefined): void {
-    if (path !== undefined) this.#dirtyPaths.add(path)
-    if (folder !== undefined) this.#dirtyFolders.add(folder)
+    this.#checkpointer.touched(path, folder)
   }
 
   #wake(): void {
@@ -337,32 +337,8 @@ export class Committer {
     return true
   }
 
-  /** Syncs the segments and folders changed so far, then says so in the checkpoint file. False where the disk is full. */
-  async #writeCheckpoint(cleanShutdown: boolean): Promise<boolean> {
-    const { journal, files, disk, directory, reserve } = this.#options
-    const content = encodeCheckpoint(this.#options.snapshot(journal.nextNumber(), cleanShutdown))
-    const paths = this.#dirtyPaths
-    const folders = this.#dirtyFolders
-    this.#dirtyPaths = new Set()
-    this.#dirtyFolders = new Set()
-    try {
-      await eachAtMost(MAX_SYNCS_AT_ONCE, [...paths], path => files.sync(`${path}.log`))
-      await eachAtMost(MAX_SYNCS_AT_ONCE, [...folders], folder => disk.syncDir(folder))
-      try {
-        await disk.replaceFile(`${directory}/checkpoint`, content)
-      } catch (error) {
-        if (systemErrorCode(error) !== 'ENOSPC') throw error
-        await reserve.giveUp()
-        await disk.replaceFile(`${directory}/checkpoint`, content)
-      }
-    } catch (error) {
-      if (systemErrorCode(error) === 'ENOSPC') return false
-      this.fail(error)
-      return false
-    }
-    this.counters.checkpoints++
-    reserve.restoreSoon()
-    return true
+  #writeCheckpoint(cleanShutdown: boolean): Promise<boolean> {
+    return this.#checkpointer.write(this.#options.journal.nextNumber(), cleanShutdown)
   }
 
   /**

@@ -1,0 +1,74 @@
+import type { Disk } from '../env.ts'
+import { systemErrorCode } from '../errors.ts'
+import type { Checkpoint } from './checkpoint.ts'
+import { encodeCheckpoint } from './checkpoint.ts'
+import type { FilePool } from './files.ts'
+import type { Reserve } from './reserve.ts'
+import { eachAtMost } from './work.ts'
+
+/** Syncs under way at once: the thread pool has other users. */
+const MAX_SYNCS_AT_ONCE = 4
+
+/** Keeps account of what commits wrote without sync, and makes it durable so that journal space may be used again. */
+export class Checkpointer {
+  readonly #options: {
+    directory: string
+    disk: Disk
+    files: FilePool
+    reserve: Reserve
+    snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint
+  }
+  readonly #told: { written(): void; failed(error: unknown): void }
+  /** Segments (without suffix) and folders changed since the last checkpoint began. */
+  #dirtyPaths = new Set<string>()
+  #dirtyFolders = new Set<string>()
+
+  constructor(
+    options: {
+      directory: string
+      disk: Disk
+      files: FilePool
+      reserve: Reserve
+      snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint
+    },
+    told: { written(): void; failed(error: unknown): void },
+  ) {
+    this.#options = options
+    this.#told = told
+  }
+
+  touched(path: string | undefined, folder: string | undefined): void {
+    if (path !== undefined) this.#dirtyPaths.add(path)
+    if (folder !== undefined) this.#dirtyFolders.add(folder)
+  }
+
+  /**
+   * Syncs the segments and folders changed so far, then says so in the checkpoint file. False where the disk is full or
+   * failed.
+   */
+  async write(firstCommit: number, cleanShutdown: boolean): Promise<boolean> {
+    const { files, disk, directory, reserve } = this.#options
+    const content = encodeCheckpoint(this.#options.snapshot(firstCommit, cleanShutdown))
+    const paths = this.#dirtyPaths
+    const folders = this.#dirtyFolders
+    this.#dirtyPaths = new Set()
+    this.#dirtyFolders = new Set()
+    try {
+      await eachAtMost(MAX_SYNCS_AT_ONCE, [...paths], path => files.sync(`${path}.log`))
+      await eachAtMost(MAX_SYNCS_AT_ONCE, [...folders], folder => disk.syncDir(folder))
+      try {
+        await disk.replaceFile(`${directory}/checkpoint`, content)
+      } catch (error) {
+        if (systemErrorCode(error) !== 'ENOSPC') throw error
+        await reserve.giveUp()
+        await disk.replaceFile(`${directory}/checkpoint`, content)
+      }
+    } catch (error) {
+      if (systemErrorCode(error) !== 'ENOSPC') this.#told.failed(error)
+      return false
+    }
+    this.#told.written()
+    reserve.restoreSoon()
+    return true
+  }
+}
