@@ -6,11 +6,18 @@
 
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
-import { startEdge } from '../edge/mqtt/harness.ts'
+import pino from 'pino'
+import { defaultEdgeConfig } from '../../common/config-edge.ts'
+import { nodeEnv } from '../../common/env-node.ts'
+import { startEdge } from '../../edge/agent.ts'
 
+/** Nothing listens there: the edge serves MQTT without its hub. */
+const NO_HUB = 'ws://127.0.0.1:9'
 /** The suite takes about a minute; one that hangs is a failure. */
 const TIME_LIMIT_MS = 240_000
 
@@ -61,13 +68,20 @@ function suiteFolder(): string | null {
 }
 
 function pythonCommand(): string | null {
-  const candidates = [values.python ?? process.env.PYTHON ?? 'python3', 'python']
+  const given = values.python ?? process.env.PYTHON
+  const candidates = given === undefined ? ['python3', 'python'] : [given]
   return candidates.find(name => spawnSync(name, ['--version']).status === 0) ?? null
 }
 
 async function runSuite(python: string, folder: string): Promise<boolean> {
-  const edge = await startEdge()
-  const child = spawn(python, ['-c', RUN_SUITE, folder, '127.0.0.1', String(edge.port)], {
+  const data = await mkdtemp(join(tmpdir(), 'tributary-interop-'))
+  const config = defaultEdgeConfig({ data, hub: NO_HUB, http: null, mqtt: { listen: '127.0.0.1:0' } })
+  const edge = await startEdge(
+    config,
+    nodeEnv(),
+    pino({ level: values.verbose ? 'info' : 'silent' }, pino.destination(2)),
+  )
+  const child = spawn(python, ['-c', RUN_SUITE, folder, '127.0.0.1', String(edge.mqttAddress?.port)], {
     stdio: ['ignore', 'pipe', values.verbose ? 'inherit' : 'ignore'],
     timeout: TIME_LIMIT_MS,
   })
@@ -81,7 +95,8 @@ async function runSuite(python: string, folder: string): Promise<boolean> {
     console.log(`  ${line}`)
   }
   const code = await exited
-  await edge.broker.close()
+  await edge.close()
+  await rm(data, { recursive: true, force: true })
   console.log(`paho client_test.py: ${passed} of ${passed + failed} passed`)
   return code === 0 && failed === 0 && passed > 0
 }
