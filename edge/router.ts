@@ -23,16 +23,16 @@ import { compileEventTime } from './event-time.ts'
 import { compileFilter, isTopicFilter } from './mqtt/topic-filter.ts'
 import type { RoutedRecord } from './ports.ts'
 
-export const DEFAULT_TOPIC = 'telemetry'
+const DEFAULT_TOPIC = 'telemetry'
 const DEFAULT_KEY = '{edge}/{topic}'
 
 /** MQTT topics whose routes are remembered; above it the oldest goes. */
 export const MAX_CACHED_ROUTES = 10_000
 /** Longer MQTT topics are routed anew each time, so that the cache stays within some 20 MB. */
-export const MAX_CACHED_ROUTE_LENGTH = 512
+const MAX_CACHED_ROUTE_LENGTH = 512
 
 /** Header of a record whose event time could not be read from its payload and is the time of arrival instead. */
-export const EVENT_TIME_FALLBACK_HEADER = 'event.time.error'
+const EVENT_TIME_FALLBACK_HEADER = 'event.time.error'
 
 export interface Publish {
   topic: string

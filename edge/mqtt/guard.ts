@@ -29,7 +29,7 @@ import type { StoredWill, Will } from './wills.ts'
 /** Output over this makes senders that can wait (retained messages, queues) wait. */
 const SOFT_OUTGOING_BYTES = 256 * 1024
 /** Output over this, or two packets if those are larger, is a subscriber that does not keep up: it is dropped. */
-export const MAX_OUTGOING_BYTES = 2 * 1024 * 1024
+const MAX_OUTGOING_BYTES = 2 * 1024 * 1024
 /** How long a closing connection may take to read what it was sent last. */
 const LINGER_MS = 2_000
 

@@ -11,7 +11,7 @@ import type { StateEntry } from '../../common/log/types.ts'
 import { OPEN_PREFIX, openKey, splitKey } from './session-log.ts'
 
 /** Ids one client may hold open. Packet ids end at 65,535; a client that opens so many and releases none is broken. */
-export const MAX_OPEN_IDS_PER_CLIENT = 10_000
+const MAX_OPEN_IDS_PER_CLIENT = 10_000
 
 export interface OpenId {
   digest: Uint8Array

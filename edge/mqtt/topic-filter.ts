@@ -4,7 +4,7 @@
 export const MAX_TOPIC_LEVELS = 100
 
 /** Counts levels without splitting: this runs per publish. */
-export function levelCount(topic: string): number {
+function levelCount(topic: string): number {
   let levels = 1
   for (let at = topic.indexOf('/'); at !== -1; at = topic.indexOf('/', at + 1)) levels++
   return levels

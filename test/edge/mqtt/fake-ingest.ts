@@ -18,7 +18,7 @@ export interface FakeDisk {
   session: Map<string, Uint8Array>
 }
 
-export const newDisk = (): FakeDisk => ({ records: [], session: new Map() })
+const newDisk = (): FakeDisk => ({ records: [], session: new Map() })
 
 /** `auto` commits what has gathered at the end of each turn; `held` commits when told. */
 export class FakeIngest implements Ingest {

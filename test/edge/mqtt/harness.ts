@@ -39,7 +39,7 @@ export function testClock(): TestClock {
 
 const absent = () => Promise.reject(new Error('not in this test'))
 
-export function testEnv(clock: Clock, files: Record<string, Uint8Array> = {}): Env {
+function testEnv(clock: Clock, files: Record<string, Uint8Array> = {}): Env {
   return {
     clock,
     rng: {
