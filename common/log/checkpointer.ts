@@ -18,7 +18,7 @@ export class Checkpointer {
     reserve: Reserve
     snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint
   }
-  readonly #told: { written(): void; failed(error: unknown): void }
+  readonly #told: { written(): void; failed(error: unknown): void; hasFailed(): boolean }
   /** Segments (without suffix) and folders changed since the last checkpoint began. */
   #dirtyPaths = new Set<string>()
   #dirtyFolders = new Set<string>()
@@ -31,7 +31,7 @@ export class Checkpointer {
       reserve: Reserve
       snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint
     },
-    told: { written(): void; failed(error: unknown): void },
+    told: { written(): void; failed(error: unknown): void; hasFailed(): boolean },
   ) {
     this.#options = options
     this.#told = told
@@ -56,6 +56,8 @@ export class Checkpointer {
     try {
       await eachAtMost(MAX_SYNCS_AT_ONCE, [...paths], path => files.sync(`${path}.log`))
       await eachAtMost(MAX_SYNCS_AT_ONCE, [...folders], folder => disk.syncDir(folder))
+      // A file given up meanwhile may have failed to sync.
+      if (this.#told.hasFailed()) return false
       try {
         await disk.replaceFile(`${directory}/checkpoint`, content)
       } catch (error) {

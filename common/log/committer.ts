@@ -91,6 +91,7 @@ export class Committer {
     this.#checkpointer = new Checkpointer(options, {
       written: () => this.counters.checkpoints++,
       failed: error => this.fail(error),
+      hasFailed: () => this.#failure !== undefined,
     })
   }
 
@@ -327,7 +328,10 @@ export class Committer {
   /** Moves on to the other half once the checkpoint that frees it is done; false where the disk has no room for one. */
   async #switchHalf(): Promise<boolean> {
     const { journal } = this.#options
-    if (!(await this.#checkpoint)) {
+    const freed = await this.#checkpoint
+    // A sync that failed must not be tried again: the second try succeeds without having written anything.
+    if (this.#failure !== undefined) throw this.#failure
+    if (!freed) {
       this.#checkpoint = this.#writeCheckpoint(false)
       if (!(await this.#checkpoint)) return false
     }

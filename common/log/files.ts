@@ -60,7 +60,8 @@ export class FilePool {
   async sync(path: string): Promise<void> {
     await this.#evicting
     const entry = this.#entries.get(path)
-    if (entry === undefined || !entry.dirty) return
+    if (entry === undefined) return this.#evicting
+    if (!entry.dirty) return
     entry.users++
     try {
       const file = await entry.file
