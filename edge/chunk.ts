@@ -1,9 +1,17 @@
 import { must } from '../common/assert.ts'
 import type { BatchHeader } from '../common/batch.ts'
-import { compressionBits, eachBatch, MAX_SEQUENCE, validateBatch, writeHeader } from '../common/batch.ts'
+import {
+  BATCH_HEADER_BYTES,
+  compressionBits,
+  eachBatch,
+  MAX_SEQUENCE,
+  validateBatch,
+  writeHeader,
+} from '../common/batch.ts'
 import { BatchBuilder } from '../common/batch-builder.ts'
 import { joinBatches } from '../common/batch-join.ts'
 import { decodePlain } from '../common/batch-records.ts'
+import { ByteReader } from '../common/bytes.ts'
 import type { Codec } from '../common/env.ts'
 
 /** Makes the batch of one append frame from what a local log holds: cut, given its run, joined, compressed. */
@@ -22,9 +30,11 @@ export interface ChunkRequest {
   joinBytes: number
   /** No batch may be larger, before compression. */
   maxBytes: number
+  /** Nor any record: the hub can't see it in what is compressed, so it is looked at here. */
+  maxRecordBytes: number
 }
 
-/** What goes into the frame: whole batches of the run, contiguous, without the first `skip` records; up to `to`. */
+/** What goes into the frame: whole batches of the run, contiguous, without the first `skip` records; records up to `to`. */
 export interface Chunk {
   kind: 'chunk'
   batches: Uint8Array
@@ -32,7 +42,7 @@ export interface Chunk {
   to: number
 }
 
-/** `hole`: nothing is there before `to`. `oversize`: the record at `from` is larger than `maxBytes`. */
+/** `hole`: nothing is there before `to`. `oversize`: the record at `from` is larger than the hub takes. */
 export type ChunkResult = Chunk | { kind: 'hole'; to: number } | { kind: 'oversize' }
 
 interface Piece {
@@ -42,8 +52,9 @@ interface Piece {
 
 /** Picks the batches of the next frame. Throws `corrupt_batch`. */
 export function cutChunk(request: ChunkRequest): ChunkResult {
-  const { batches, base, from, limit, joinBytes } = request
+  const { batches, base, from, joinBytes } = request
   const pieces: Piece[] = []
+  let { limit } = request
   let bytes = 0
   let to = from
   for (const piece of eachBatch(batches)) {
@@ -51,24 +62,45 @@ export function cutChunk(request: ChunkRequest): ChunkResult {
     const first = base + header.baseOffset
     const end = base + header.lastOffset + 1
     if (end <= from) continue
+    limit = Math.min(limit, firstTooLong(request, piece))
+    if (limit <= from) return { kind: 'oversize' }
     if (first > to || first >= limit) {
       if (pieces.length === 0) return { kind: 'hole', to: Math.min(first, limit) }
       break
     }
-    if (pieces.length > 0 && (end > limit || bytes + header.sizeBytes > joinBytes)) break
+    if (pieces.length > 0 && bytes + header.sizeBytes > joinBytes) break
     if (end > limit || first < request.runStart || header.sizeBytes > request.maxBytes) {
-      return cutRecords(request, piece)
+      return pieces.length > 0 ? sliceOf(request, pieces, to) : cutRecords({ ...request, limit }, piece)
     }
     pieces.push(piece)
     bytes += header.sizeBytes
     to = end
   }
-  const head = pieces[0]
-  if (head === undefined) return { kind: 'hole', to: limit }
-  const last = must(pieces.at(-1), 'there is a first')
+  return pieces.length === 0 ? { kind: 'hole', to: limit } : sliceOf(request, pieces, to)
+}
+
+function sliceOf(request: ChunkRequest, pieces: readonly Piece[], to: number): Chunk {
+  const { batches, base, from } = request
+  const head = must(pieces[0], 'a chunk has a batch')
+  const last = must(pieces.at(-1), 'a chunk has a batch')
   const slice = batches.subarray(head.at, last.at + last.header.sizeBytes)
   const skip = from - (base + head.header.baseOffset)
   return { kind: 'chunk', batches: ownRun(request, slice, pieces), skip, to }
+}
+
+/** Lane offset of the first record of a batch, from `from` on, that is longer than the hub takes; Infinity for none. */
+function firstTooLong({ batches, base, from, maxRecordBytes }: ChunkRequest, { at, header }: Piece): number {
+  if (header.compression !== 'none' || header.sizeBytes - BATCH_HEADER_BYTES <= maxRecordBytes) {
+    return Number.POSITIVE_INFINITY
+  }
+  const reader = new ByteReader(batches, at + BATCH_HEADER_BYTES, at + header.sizeBytes)
+  const first = base + header.baseOffset
+  for (let index = 0; index < header.recordCount; index++) {
+    const length = reader.varint()
+    if (length > maxRecordBytes && first + index >= from) return first + index
+    reader.skip(length)
+  }
+  return Number.POSITIVE_INFINITY
 }
 
 /** Where a batch must be taken apart: it straddles an end of the run or what may be sent, or is larger than the hub takes. */

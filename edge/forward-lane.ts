@@ -136,7 +136,8 @@ function planGap(lane: LaneState, run: Run): void {
 }
 
 function planRead(state: ForwarderState, lane: LaneState, run: Run, out: Output[]): void {
-  const { ledger, next, log, key, maxBatchBytes } = lane
+  const { ledger, next, log, key } = lane
+  const { maxBatchBytes, maxRecordBytes } = must(lane.opened, 'only an opened lane reads')
   announce(lane, run)
   const limit = Math.min(ledger.sendableEnd, nextGapFrom(ledger.gaps, next), run.end ?? ledger.sendableEnd)
   const ticket = state.nextTicket++
@@ -154,6 +155,7 @@ function planRead(state: ForwarderState, lane: LaneState, run: Run, out: Output[
     from: next,
     limit,
     maxBytes: maxBatchBytes,
+    maxRecordBytes,
   })
 }
 

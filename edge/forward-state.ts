@@ -48,8 +48,6 @@ export interface LaneState {
   sentRun: number
   /** The run to announce without predecessor, because the hub lost or never had what was before; 0 for none. */
   forcedBreak: number
-  /** The largest batch the hub takes. */
-  maxBatchBytes: number
   retryAtMs: number
   /** Refusals since the last progress. */
   failures: number
@@ -117,7 +115,6 @@ export function newLane(key: string, log: number, ledger: Ledger): LaneState {
     run: 0,
     sentRun: 0,
     forcedBreak: 0,
-    maxBatchBytes: 0,
     retryAtMs: 0,
     failures: 0,
     burying: null,

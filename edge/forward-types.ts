@@ -93,6 +93,7 @@ export type Output =
       from: number
       limit: number
       maxBytes: number
+      maxRecordBytes: number
     }
   /** Send what was prepared. */
   | { t: 'append'; ticket: number }

@@ -248,7 +248,6 @@ function onOpened(state: ForwarderState, lane: LaneState, frame: OpenedFrame, ou
   if (lane.phase !== 'opening') return
   state.connection.opening--
   lane.opened = frame
-  lane.maxBatchBytes = frame.maxBatchBytes
   bindLane(state, lane, out)
 }
 
@@ -276,6 +275,7 @@ function onRefused(
   out: Output[],
 ): void {
   if (lane.phase !== 'opening' && lane.phase !== 'ready') return
+  const { sentRun } = lane
   resetLane(state, lane, out)
   const alarm = (kind: 'refused' | 'dead-letter') => {
     const message = `the hub refused ${lane.key}: ${frame.code}: ${frame.message}`
@@ -296,7 +296,7 @@ function onRefused(
     return
   }
   if (frame.code === 'record_too_large' && frame.sequence !== undefined) {
-    const run = findRun(lane.ledger.runs, frame.run ?? 0)
+    const run = findRun(ledger.runs, frame.run ?? sentRun)
     const offset = run === undefined ? -1 : run.start + frame.sequence
     if (offset >= lane.ledger.committed && offset < lane.ledger.sendableEnd) {
       alarm('dead-letter')
@@ -365,7 +365,7 @@ function onTicket(
   replan(state, lane, out)
   if (input.t === 'oversize') {
     const { offset } = input
-    const message = `a record of ${lane.key} at offset ${offset} is larger than any batch the hub takes`
+    const message = `a record of ${lane.key} at offset ${offset} is larger than the hub takes`
     out.push({ t: 'alarm', alarm: { kind: 'dead-letter', message, lane: lane.key } })
     changeLane(lane, { kind: 'bury', from: offset, to: offset + 1, why: 'record_too_large' }, 'plan', out)
   } else if (input.damage !== null) {

@@ -270,7 +270,7 @@ class UplinkShell implements Uplink {
   }
 
   async #read(request: Extract<Output, { t: 'read' }>): Promise<void> {
-    const { ticket, from, limit, run, runStart, log, maxBytes } = request
+    const { ticket, from, limit, run, runStart, log, maxBytes, maxRecordBytes } = request
     const lane = this.#lane(request.lane)
     let release: (() => void) | undefined
     try {
@@ -281,7 +281,7 @@ class UplinkShell implements Uplink {
       const chunk =
         batches.length === 0
           ? { kind: 'hole' as const, to: Math.min(base + read.nextOffset, limit) }
-          : cutChunk({ batches, base, from, limit, run, runStart, joinBytes, maxBytes })
+          : cutChunk({ batches, base, from, limit, run, runStart, joinBytes, maxBytes, maxRecordBytes })
       if (!this.#wanted.has(ticket)) return
       if (chunk.kind === 'oversize') return this.#input({ t: 'oversize', ticket, offset: from })
       if (chunk.kind === 'hole')
