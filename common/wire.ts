@@ -237,8 +237,9 @@ export interface AckFrame extends LaneTip {
  * From here the log is *blocked*: what was pipelined behind the failure is dropped without a word, so one failure is one
  * `refused`. With `run` and `next` (both or none), the log is unblocked by an `append` of `run` whose first sequence is
  * `next`, by a `gap` of `run` with from <= next <= to, or by a `run` whose `prev` is exactly { run, end: next }. A second
- * failure then is a second `refused`. Without them (the hub holds nothing of the lane, or it could not be opened) only an
- * `open` helps. An `open` always unblocks and starts the log anew under its handle.
+ * failure then is a second `refused`, and so is an earlier frame whose commit fails late, where it takes `next` further
+ * back. Without them (the hub holds nothing of the lane, or it could not be opened) only an `open` helps. An `open` always
+ * unblocks and starts the log anew under its handle. An edge that sends anything else on a blocked log hears nothing.
  */
 export interface RefusedFrame {
   t: 'refused'

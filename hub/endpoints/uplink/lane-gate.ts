@@ -16,7 +16,10 @@ export interface LaneGate {
   admitsAppend(run: number, sequence: number): boolean
   admitsGap(gap: Pick<GapFrame, 'run' | 'from' | 'to'>): boolean
   admitsRun(run: Pick<RunFrame, 'prev'>): boolean
-  /** A frame of `generation` failed. True where that is news to the edge; false for what was pipelined behind a refusal. */
+  /**
+   * A frame of `generation` failed and the lane stands at `at`. True where that is news to the edge; false for what was
+   * pipelined behind a refusal, unless the lane now stands before the place that refusal named.
+   */
   refuse(generation: number, at: BlockedAt): boolean
   /** The lane was opened (again). */
   open(): void
@@ -29,6 +32,12 @@ export function createLaneGate(): LaneGate {
   const unblock = (matches: boolean): boolean => {
     if (matches) blocked = null
     return matches
+  }
+
+  /** A commit that fails late takes back what the refusal in force counted on. */
+  function isFurtherBack(at: BlockedAt): boolean {
+    const told = blocked?.at ?? null
+    return told !== null && at !== null && at.run === told.run && at.next < told.next
   }
 
   return {
@@ -49,7 +58,7 @@ export function createLaneGate(): LaneGate {
       return unblock(at !== null && prev !== null && prev.run === at.run && prev.end === at.next)
     },
     refuse: (failed, at) => {
-      if (failed !== generation) return false
+      if (failed !== generation && !isFurtherBack(at)) return false
       generation++
       blocked = { at }
       return true

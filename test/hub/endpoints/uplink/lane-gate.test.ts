@@ -41,3 +41,14 @@ test('without a place only an open helps, and what came before it fails unheard'
   expect(gate.refuse(before, null)).toBe(false)
   expect(gate.refuse(gate.generation(), null)).toBe(true)
 })
+
+test('an earlier frame that fails late is news where the lane stands further back for it', () => {
+  const gate = createLaneGate()
+  const before = gate.generation()
+  expect(gate.refuse(before, { run: 1, next: 10 })).toBe(true)
+  expect(gate.refuse(before, { run: 1, next: 10 })).toBe(false)
+  expect(gate.refuse(before, { run: 1, next: 4 })).toBe(true)
+  expect(gate.refuse(before, { run: 1, next: 4 })).toBe(false)
+  expect(gate.admitsAppend(1, 10)).toBe(false)
+  expect(gate.admitsAppend(1, 4)).toBe(true)
+})

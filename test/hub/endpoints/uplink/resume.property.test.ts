@@ -72,6 +72,7 @@ async function deliver(
     })
     let tip: LaneTip | null = null
     let next = -1
+    let rewound = false
     const sendAhead = () => {
       while (next >= 0 && next < Math.min(TOTAL, (tip?.next ?? 0) + 40)) {
         const { kind, code, count } = plan.shift() ?? { kind: 'none', code: 'disk_full', count: 5 }
@@ -82,8 +83,10 @@ async function deliver(
         if (kind === 'repeat')
           edge.send({ t: 'append', log: 1, batches: batch(Math.max(0, next - 3), Math.min(3, next) || 1) })
         if (kind === 'garbage') edge.send({ t: 'append', log: 1, batches: new Uint8Array(70) })
-        if (kind !== 'skip') edge.send({ t: 'append', log: 1, batches: batch(next, size) })
+        // An edge may be wrong about what was sent, but goes on where a refusal says.
+        if (kind !== 'skip' || rewound) edge.send({ t: 'append', log: 1, batches: batch(next, size) })
         next += size
+        rewound = false
       }
     }
     try {
@@ -107,6 +110,7 @@ async function deliver(
         } else if (frame.t === 'refused') {
           if (frame.next === undefined) open()
           next = frame.next ?? -1
+          rewound = true
         } else if (frame.t === 'error') throw new Error(frame.message)
         sendAhead()
       }
