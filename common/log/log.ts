@@ -1,5 +1,4 @@
 import { assert } from '../assert.ts'
-import { BATCH_HEADER_BYTES } from '../batch.ts'
 import type { Clock, Disk } from '../env.ts'
 import { TributaryError } from '../errors.ts'
 import { stampRun } from './commit-plan.ts'
@@ -8,7 +7,7 @@ import type { FilePool } from './files.ts'
 import { plainEntry } from './journal-format.ts'
 import { offsetForEventTime, readLog } from './reader.ts'
 import { retentionStart } from './retention.ts'
-import { headerOr, scanBatches } from './scan.ts'
+import { scanBatches } from './scan.ts'
 import type { Segment, SegmentedLog } from './segmented-log.ts'
 import { loadMeta, removeSegment, segmentIndex } from './segmented-log.ts'
 import type { TailCache } from './tail-cache.ts'
@@ -187,7 +186,7 @@ function retentionView(
 interface CutPlace {
   segment: Segment | undefined
   position: number
-  /** The new end: `offset`, or the base of the batch that holds it. */
+  /** The new end: where the last batch below the cut ends. */
   offset: number
 }
 
@@ -207,11 +206,7 @@ async function cutPlace(log: SegmentedLog, offset: number, deps: LogContext): Pr
       offset: segment.baseOffset + entry.relativeOffset,
     }
     const found = await scanBatches(file, range, false, header => header.lastOffset < offset)
-    const header = Buffer.alloc(BATCH_HEADER_BYTES)
-    await file.read(header, 0, header.length, found.position)
-    const next = headerOr(header, 0)
-    const straddles = typeof next !== 'string' && next.baseOffset < offset
-    return { segment, position: found.position, offset: straddles ? next.baseOffset : offset }
+    return { segment, position: found.position, offset: found.offset }
   })
 }
 

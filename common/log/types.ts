@@ -80,7 +80,10 @@ export interface Log {
   offsetForEventTime(timestampMs: number): Promise<number>
   /** Deletes whole segments below `offset` and moves startOffset up to it (durably). */
   truncateBefore(offset: number): Promise<void>
-  /** Cuts everything from `offset` on (replication; not below the high watermark). */
+  /**
+   * Cuts every batch that reaches `offset` or beyond (replication; not below the high watermark). The log then ends where
+   * the last batch left ends, which is below `offset` where that lay inside a batch or a jump. No append meanwhile.
+   */
   truncateAfter(offset: number): Promise<void>
   /** Applies retention with the time given; returns the new start offset. Never deletes past `limitOffset`. */
   applyRetention(hubTimeMs: number, limitOffset: number): Promise<number>
