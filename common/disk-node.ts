@@ -180,8 +180,8 @@ function parseHolder(text: string): Holder | undefined {
 }
 
 /**
- * A `lock` file naming process and start time; it is taken over from a process that is no more. Written beside and
- * linked into place whole by an exclusive create, so that two starters cannot both have it.
+ * A `lock` file naming process and start time, made by an exclusive create so that two starters cannot both have it; it
+ * is taken over from a process that is no more.
  */
 async function lock(path: string): Promise<() => Promise<void>> {
   const folder = resolve(path)

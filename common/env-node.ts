@@ -20,7 +20,7 @@ export function nodeEnv(): Env {
 }
 
 /** Timers of this clock do not keep the process alive, but for those made to. */
-export function nodeClock(): Clock {
+function nodeClock(): Clock {
   return {
     nowMs: () => Date.now(),
     monotonicMs: () => performance.now(),
@@ -36,7 +36,7 @@ export function nodeClock(): Clock {
 }
 
 /** Cryptographically strong. */
-export function nodeRng(): Rng {
+function nodeRng(): Rng {
   const below53 = (): number => {
     const bytes = randomBytes(8)
     return (bytes.readUInt32BE(0) & 0x1fffff) * 2 ** 32 + bytes.readUInt32BE(4)

@@ -6,11 +6,11 @@ import { messageOf, TributaryError } from './errors.ts'
 /** WebSockets as links, for both ends. */
 
 /** `send` answers false from so many queued bytes on. */
-export const LINK_HIGH_WATER_BYTES = 4 * 1024 * 1024
+const LINK_HIGH_WATER_BYTES = 4 * 1024 * 1024
 /** `drain` is told below so many. */
-export const LINK_LOW_WATER_BYTES = 1024 * 1024
+const LINK_LOW_WATER_BYTES = 1024 * 1024
 /** Messages that arrive before anybody handles the link are kept up to so many bytes; more closes it. */
-export const MAX_UNHANDLED_BYTES = 1024 * 1024
+const MAX_UNHANDLED_BYTES = 1024 * 1024
 
 const GOING_AWAY = 1001
 const UNSUPPORTED_DATA = 1003

@@ -3,9 +3,9 @@ import type { FilePool } from './files.ts'
 import { readFully, scanBuffers } from './scan.ts'
 
 /** Of one torn tail or damaged stretch so much is kept. */
-export const MAX_ASIDE_FILE_BYTES = 4 * 1024 * 1024
+const MAX_ASIDE_FILE_BYTES = 4 * 1024 * 1024
 /** The oldest go when there are more. */
-export const MAX_ASIDE_FILES = 64
+const MAX_ASIDE_FILES = 64
 
 /**
  * Copies a stretch that recovery cuts or isolates into `aside/`, for people to look at; returns the path, or '' where

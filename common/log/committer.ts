@@ -16,9 +16,9 @@ import type { TailCache } from './tail-cache.ts'
 import { eachAtMost } from './work.ts'
 
 /** One commit gathers up to this much, so that a long queue is acked in steps; one turn may be larger. */
-export const MAX_COMMIT_BYTES = 8 * 1024 * 1024
+const MAX_COMMIT_BYTES = 8 * 1024 * 1024
 /** Appends waiting for their commit; beyond it `append` rejects with `throttled`. */
-export const MAX_PENDING_BYTES = 128 * 1024 * 1024
+const MAX_PENDING_BYTES = 128 * 1024 * 1024
 /** Segment writes under way at once: the thread pool has other users. */
 const MAX_WRITES_AT_ONCE = 16
 

@@ -1,7 +1,7 @@
 import type { Disk, DiskFile } from '../env.ts'
 
 /** Segment files kept open by one data directory; sockets need descriptors too. */
-export const MAX_OPEN_SEGMENT_FILES = 2048
+const MAX_OPEN_SEGMENT_FILES = 2048
 
 interface PoolEntry {
   readonly path: string

@@ -14,7 +14,7 @@ import { crc32c } from '../crc32c.ts'
 
 /** Records start on multiples of this, so that no write touches a page that an earlier commit lies in. */
 export const JOURNAL_BLOCK_BYTES = 4096
-export const RECORD_HEADER_BYTES = 40
+const RECORD_HEADER_BYTES = 40
 export const ENTRY_BYTES = 64
 
 const MAGIC = 0x54_52_4a_31

@@ -13,8 +13,8 @@ import { FakeDisk } from '../../fake-disk.ts'
 /** A model of a data directory beside the real one, for tests that append, crash and compare. */
 
 export const DIRECTORY = 'data/dir'
-export const LOG_NAMES = ['alpha', 'beta/0', 'beta/1'] as const
-export const STATE_NAME = 'session/state'
+const LOG_NAMES = ['alpha', 'beta/0', 'beta/1'] as const
+const STATE_NAME = 'session/state'
 
 export const DIR_OPTIONS: DataDirOptions = {
   commitMs: 0,
