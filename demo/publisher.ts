@@ -1,5 +1,6 @@
 /** A device: one MQTT client (mqtt.js) that publishes its readings in order and keeps them until they are acked. */
 
+import type { MqttClient } from 'mqtt'
 import mqtt from 'mqtt'
 import type { Device } from './csv.ts'
 import type { Ledger } from './ledger.ts'
@@ -49,13 +50,32 @@ export async function publishDevice(options: {
     const n = ledger.published(device.name, reading.value)
     const payload: Payload = { n, timeMs: reading.timeMs, value: reading.value, sentMs: Date.now() }
     waiting++
-    client.publish(topicOf(device.name), JSON.stringify(payload), { qos }, error => {
+    publishInOrder(client, topicOf(device.name), JSON.stringify(payload), qos, options.giveUp, () => {
       waiting--
-      if (!error && qos > 0) ledger.acked(device.name, n)
+      if (qos > 0) ledger.acked(device.name, n)
       room.resolve()
       room = Promise.withResolvers()
     })
   }
   while (waiting > 0 && !options.giveUp.aborted) await Promise.race([room.promise, stop.promise])
   await client.endAsync(true)
+}
+
+/**
+ * Publishes until it is acked. mqtt.js keeps what it sent over a reconnect by itself, but gives back with an error what
+ * waited behind its own resending when the connection broke again. That was never sent: it goes out again, and in order,
+ * because all of it comes back in one turn and nothing else is published before the microtasks of that turn.
+ */
+export function publishInOrder(
+  client: MqttClient,
+  topic: string,
+  payload: string,
+  qos: 0 | 1 | 2,
+  giveUp: AbortSignal,
+  acked: () => void,
+): void {
+  client.publish(topic, payload, { qos }, error => {
+    if (!error) acked()
+    else if (!giveUp.aborted) queueMicrotask(() => publishInOrder(client, topic, payload, qos, giveUp, acked))
+  })
 }

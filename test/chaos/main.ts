@@ -30,8 +30,11 @@ async function createStage(directory: string): Promise<Stage> {
   const rng = seededRng(seed)
   const [hubPort = 0, uplinkPort = 0, mqttPort = 0, proxyPort = 0, edgePort = 0] = await freePorts(5)
   const config = join(directory, 'edge.yaml')
-  const rules = [{ match: 'chaos/+/#', topic: 'chaos-{1}' }]
-  await writeFile(config, stringify({ edge: { rules, uplink: { backoffMinMs: '50ms', backoffMaxMs: '500ms' } } }))
+  const rules = [{ match: 'chaos/+/#', topic: 'chaos-{2}' }]
+  await writeFile(
+    config,
+    stringify({ edge: { rules, uplink: { backoffMinMs: '50ms', backoffMaxMs: '500ms' } } }),
+  )
   const hub = createChild({
     name: 'hub',
     script,

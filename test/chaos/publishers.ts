@@ -5,6 +5,7 @@ import { connect as tcpConnect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import mqtt from 'mqtt'
 import { generate, parser } from 'mqtt-packet'
+import { publishInOrder } from '../../demo/publisher.ts'
 import type { Published } from './verify.ts'
 
 const RECONNECT_MS = 100
@@ -77,8 +78,8 @@ export function mqttJsPublisher(options: PublisherOptions): Publisher {
         }
         const n = tally.count++
         tally.unacked.add(n)
-        client.publish(options.topic, payloadOf(n, options.constant), { qos: options.qos }, error => {
-          if (!error) tally.unacked.delete(n)
+        publishInOrder(client, options.topic, payloadOf(n, options.constant), options.qos, giveUp, () => {
+          tally.unacked.delete(n)
         })
       }
       while (tally.unacked.size > 0 && !giveUp.aborted) await sleep(10)
