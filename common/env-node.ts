@@ -5,8 +5,6 @@ import { nodeDisk } from './disk-node.ts'
 import type { Clock, Env, Rng } from './env.ts'
 import { nodeNet } from './net-node.ts'
 
-export { wsLink } from './net-node.ts'
-
 /** The real world. Only mains import this file. */
 
 const MAX_TIMER_MS = 2 ** 31 - 1
