@@ -48,14 +48,14 @@ export function createChild(options: ChildOptions): Child {
   const running = (): ChildProcess | undefined =>
     child !== undefined && child.exitCode === null && child.signalCode === null ? child : undefined
 
-  process.once('exit', () => running()?.kill('SIGKILL'))
+  process.once('exit', () => signalGroup(running(), 'SIGKILL'))
 
   const end = async (signal: NodeJS.Signals): Promise<ChildProcess | undefined> => {
     const current = running()
     if (current === undefined) return child
     expectedEnd = true
     const exited = once(current, 'exit')
-    current.kill(signal)
+    signalGroup(current, signal)
     await exited
     return current
   }
@@ -96,13 +96,18 @@ export function createChild(options: ChildOptions): Child {
       await end('SIGKILL')
     },
     stop: async timeoutMs => {
-      const timer = setTimeout(() => running()?.kill('SIGKILL'), timeoutMs)
+      const timer = setTimeout(() => signalGroup(running(), 'SIGKILL'), timeoutMs)
       const ended = await end('SIGTERM')
       clearTimeout(timer)
       return ended?.exitCode ?? null
     },
     stderr: () => stderr,
   }
+}
+
+/** The child leads a group: what it runs under (a wrapper) and the process itself get the signal alike. */
+function signalGroup(child: ChildProcess | undefined, signal: NodeJS.Signals): void {
+  if (child?.pid !== undefined) process.kill(-child.pid, signal)
 }
 
 async function answers(url: string): Promise<boolean> {

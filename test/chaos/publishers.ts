@@ -11,7 +11,7 @@ import type { Published } from './verify.ts'
 const RECONNECT_MS = 100
 const CONNECT_TIMEOUT_MS = 2_000
 /** Messages of one mqtt.js publisher without an ack. */
-const WINDOW = 50
+const WINDOW = 100
 
 export interface Publisher {
   /** Publishes `perSecond` messages a second until `stop`; resolves when all are acked or at `giveUp`. */

@@ -36,9 +36,11 @@ const MAX_DOWN_MS = 800
 const TAKE_OVER_EVERY_MS = 400
 /** Acks, the edge's backlog and the reading back must be done so long after the load. */
 const SETTLE_MS = 60_000
-const CUT_CHANCE = 0.002
+/** Chance of a cut per ack on MQTT, and per frame on the uplink, where acks are few. */
+const MQTT_CUT_CHANCE = 0.001
+const UPLINK_CUT_CHANCE = 0.02
 /** Of one publisher; 20 of them make 2,000 a second together, with room for the time processes are down. */
-const PER_SECOND = 125
+const PER_SECOND = 160
 
 /** 20 publishers: QoS 1 and 2, numbered and constant payloads, two that always use packet id 1. */
 function createPublishers(round: number, url: string): Publisher[] {
@@ -60,8 +62,8 @@ export async function runRound(round: number, stage: Stage, rng: Rng): Promise<R
   const publishers = createPublishers(round, stage.mqttUrl)
   const load = new AbortController()
   const giveUp = new AbortController()
-  stage.mqttProxy.setChance(CUT_CHANCE)
-  stage.uplinkProxy.setChance(CUT_CHANCE)
+  stage.mqttProxy.setChance(MQTT_CUT_CHANCE)
+  stage.uplinkProxy.setChance(UPLINK_CUT_CHANCE)
   const startedMs = performance.now()
   const running = Promise.all(publishers.map(p => p.run(PER_SECOND, load.signal, giveUp.signal)))
   const [kills, takeOvers] = await Promise.all([killAtRandom(stage, rng), takeOverAtRandom(publishers, rng)])
