@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { TributaryClient } from '../common/client.ts'
 import { connect } from '../common/client.ts'
 import { nodeEnv } from '../common/env-node.ts'
-import { runCli, startCli } from './run-cli.ts'
+import { runCli, startCli, waitForLine } from './run-cli.ts'
 
 const directory = mkdtempSync(join(tmpdir(), 'tributary-main-hub-'))
 const tokens = join(directory, 'tokens')
@@ -19,16 +19,8 @@ writeFileSync(tokens, '# for tests\ns3cret\nother\n')
 /** A hub on a free port, by its ready line; resolves with its URL. */
 async function startHubProcess(args: readonly string[]): Promise<{ child: ChildProcess; hub: string }> {
   const child = startCli(['hub', '--http', '127.0.0.1:0', ...args])
-  let stderr = ''
-  child.stderr?.setEncoding('utf8')
-  for await (const text of child.stderr ?? []) {
-    stderr += text
-    const ready = /"http":"(127\.0\.0\.1:\d+)"/.exec(stderr)
-    if (ready === null) continue
-    child.stderr?.resume()
-    return { child, hub: `ws://${ready[1]}` }
-  }
-  throw new Error(`the hub ended: ${stderr}`)
+  const ready = await waitForLine(child, /"http":"([\d.:]+)".*the hub is ready/)
+  return { child, hub: `ws://${ready[1]}` }
 }
 
 let hubProcess: ChildProcess
@@ -190,6 +182,24 @@ describe('produce and consume', () => {
     await closed
     expect(follower.exitCode).toBe(0)
     expect(seen.join('')).toBe('first\nsecond\n')
+  })
+
+  test('a second signal ends at once what waits for a hub that does not answer', async () => {
+    await sdk.topics.create({ name: 'stuck', partitions: 1 })
+    const producer = startCli(client('produce', 'stuck'))
+    const closed = once(producer, 'close')
+    producer.stdin?.write('first\n')
+    await expect.poll(async () => (await sdk.topics.describe('stuck')).partitions[0]?.endOffset).toBe(1)
+    hubProcess.kill('SIGSTOP')
+    try {
+      producer.stdin?.write('second\n')
+      producer.kill('SIGINT')
+      producer.kill('SIGTERM')
+      await closed
+    } finally {
+      hubProcess.kill('SIGCONT')
+    }
+    expect([130, 143]).toContain(producer.exitCode)
   })
 
   test('of a topic that is not there say so', async () => {

@@ -42,3 +42,17 @@ export async function runCli(
   await closed
   return { code: child.exitCode, stdout, stderr }
 }
+
+/** Resolves with the match in what it logs; rejects with all of it when it ends before. Later output is read and dropped. */
+export async function waitForLine(child: ChildProcess, pattern: RegExp): Promise<RegExpExecArray> {
+  let text = ''
+  child.stderr?.setEncoding('utf8')
+  return new Promise((resolve, reject) => {
+    child.stderr?.on('data', (chunk: string) => {
+      if (text.length < 100_000) text += chunk
+      const match = pattern.exec(text)
+      if (match !== null) resolve(match)
+    })
+    child.once('close', () => reject(new Error(`the process ended:\n${text}`)))
+  })
+}
