@@ -36,8 +36,10 @@ export interface GroupsOptions {
   directory: DataDir
   session: StateLog
   state: StateLog
-  /** A group is handed on at once when it has so many bytes. */
+  /** A group is handed on when it has so many bytes. */
   groupBytes: number
+  /** So many bytes are handed on in one synchronous turn: a turn is one commit, which the journal bounds. */
+  turnBytes: number
   /** A group ended, after its callbacks. */
   ended(error: TributaryError | null): void
 }
@@ -49,6 +51,8 @@ export class CommitGroups {
   /** Session changes as of the last append, as far as the state log has not heard of them. */
   readonly #overlay = new Map<string, Uint8Array | null>()
   #last: Promise<void> = Promise.resolve()
+  /** Bytes handed on in this turn. */
+  #turnBytes = 0
   /** Bytes handed on and not durable. */
   uncommittedBytes = 0
 
@@ -59,6 +63,11 @@ export class CommitGroups {
   /** Bytes gathered for the next group. */
   get gatheredBytes(): number {
     return this.#group.bytes
+  }
+
+  /** Whether the group has its fill and this turn can hand on no more: what comes must wait. */
+  isFull(): boolean {
+    return this.#group.bytes >= this.#options.groupBytes
   }
 
   /** Session changes in order of arrival; visible at once, durable with the group they are added to. */
@@ -78,7 +87,8 @@ export class CommitGroups {
     for (const { key, value } of session) group.session.set(key, value)
     group.dones.push(done)
     group.bytes += bytes
-    if (group.bytes >= this.#options.groupBytes) this.seal()
+    const { groupBytes, turnBytes } = this.#options
+    if (group.bytes >= groupBytes && this.#turnBytes + group.bytes <= turnBytes) this.seal()
     else this.#collect()
   }
 
@@ -125,6 +135,8 @@ export class CommitGroups {
     this.#options.directory.collectAtNextCommit(() => {
       this.#collecting = false
       this.seal()
+      // A collector has a turn of its own.
+      this.#turnBytes = 0
     })
   }
 
@@ -134,6 +146,8 @@ export class CommitGroups {
     if (group.dones.length === 0 && group.laneStates.size === 0) return
     this.#group = newGroup()
     this.uncommittedBytes += group.bytes
+    if (this.#turnBytes === 0) void Promise.resolve().then(() => this.#endTurn())
+    this.#turnBytes += group.bytes
     const parts: Promise<unknown>[] = []
     for (const lane of group.lanes) parts.push(lane.seal())
     const session = [...group.session].map(([key, value]) => ({ key, value }))
@@ -154,6 +168,10 @@ export class CommitGroups {
     )
     const before = this.#last
     this.#last = before.then(() => durable).then(error => this.#end(group, error))
+  }
+
+  #endTurn(): void {
+    this.#turnBytes = 0
   }
 
   #end(group: Group, error: TributaryError | null): void {

@@ -104,8 +104,9 @@ export class Store implements Ingest {
     const { journalBytes } = config.storage
     this.#maxBatchBytes = Math.min(MAX_LOCAL_BATCH_BYTES, Math.floor(journalBytes / 4))
     const groupBytes = Math.min(GROUP_BYTES, Math.floor(journalBytes / 8))
+    const turnBytes = Math.floor(journalBytes / 4)
     const ended = (error: TributaryError | null) => this.#ended(error)
-    this.groups = new CommitGroups({ directory, session, state, groupBytes, ended })
+    this.groups = new CommitGroups({ directory, session, state, groupBytes, turnBytes, ended })
     this.#context = {
       directory,
       state,
@@ -187,7 +188,7 @@ export class Store implements Ingest {
     done: AppendDone,
     isNew: boolean,
   ): boolean {
-    if (this.groups.uncommittedBytes >= MAX_UNCOMMITTED_BYTES) return false
+    if (this.groups.isFull() || this.groups.uncommittedBytes >= MAX_UNCOMMITTED_BYTES) return false
     if (record === null) {
       if (isNew) this.groups.note(session)
       this.groups.add(null, sessionBytes(session), session, done)
