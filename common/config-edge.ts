@@ -134,7 +134,7 @@ export interface UplinkConfig {
 }
 
 /** Defaults of every topic's policy. */
-export const TOPIC_POLICY_DEFAULTS: Readonly<TopicPolicy> = {
+const TOPIC_POLICY_DEFAULTS: Readonly<TopicPolicy> = {
   lanes: 1,
   partitionBy: 'edge',
   onFull: 'drop-oldest',
