@@ -424,16 +424,26 @@ function hasRoom(state: ForwarderState, lane: LaneState): boolean {
   return lane.inflightBytes < share && lane.queue.length + lane.inflight.length < MAX_INFLIGHT_FRAMES
 }
 
-/** Whose turn it is: the highest priority, and among equals who waited longest. */
+/**
+ * Whose turn it is: the highest priority, and among equals who waited longest. While a read of a higher priority is under way
+ * lower ones wait for it, except on the fair turn; a lane whose window is full keeps nobody waiting.
+ */
 function pick(state: ForwarderState): LaneState | undefined {
-  const isFairTurn = ++state.turns % FAIR_TURN === 0
+  const isFairTurn = (state.turns + 1) % FAIR_TURN === 0
   let best: LaneState | undefined
+  let highest = -1
   for (const lane of state.active) {
-    if (lane.phase !== 'ready' || lane.reading !== null || lane.next >= lane.ledger.sendableEnd) continue
-    if (!hasRoom(state, lane)) continue
-    if (isFairTurn) return lane
-    if (best === undefined || lane.ledger.priority > best.ledger.priority) best = lane
+    const { priority, sendableEnd } = lane.ledger
+    if (lane.phase !== 'ready' || !hasRoom(state, lane)) continue
+    if (lane.reading !== null) {
+      highest = Math.max(highest, priority)
+      continue
+    }
+    if (lane.next >= sendableEnd) continue
+    if (best === undefined || (!isFairTurn && priority > best.ledger.priority)) best = lane
   }
+  if (best === undefined || (!isFairTurn && best.ledger.priority < highest)) return undefined
+  state.turns++
   return best
 }
 

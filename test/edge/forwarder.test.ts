@@ -1,0 +1,545 @@
+import { expect, test } from 'vitest'
+import type { ForwarderState } from '../../edge/forward-state.ts'
+import type { Input, Output } from '../../edge/forward-types.ts'
+import { createForwarder, step, wakeAtMs } from '../../edge/forwarder.ts'
+import type { Ledger } from '../../edge/ledger.ts'
+import { newLedger, startRun } from '../../edge/ledger.ts'
+import { FIRST_RUN_ID } from '../../edge/runs.ts'
+
+/** Transcripts of the forwarder: what comes in (>) and what it does about it. */
+
+const OPTIONS = { windowBytes: 1_000, backoffMinMs: 1_000, backoffMaxMs: 60_000 }
+const LIMITS = { partition: 0, leaderEpoch: 0, maxRecordBytes: 100, maxBatchBytes: 1_000 }
+
+interface Script {
+  state: ForwarderState
+  /** Gives an input and notes what comes of it. */
+  say(input: Input, nowMs?: number): void
+  welcome(session: number, verdict?: 'ok' | 'fork' | 'hub-rollback', clusterId?: string): void
+  opened(log: number, topicId: string, tip?: { run: number; next: number; committed: number }): void
+  ack(log: number, run: number, committed: number): void
+  /** A read of the ticket ends at `to`, and its frame has so many bytes. */
+  ready(ticket: number, to: number, bytes?: number): void
+  transcript(): string
+}
+
+function script(ledgers: Ledger[], session = 0, clusterId: string | null = null): Script {
+  const state = createForwarder(OPTIONS, { session, clusterId }, 0)
+  const lines: string[] = []
+  const self: Script = {
+    state,
+    say: (input, nowMs = 0) => {
+      lines.push(`> ${told(input)}`)
+      for (const output of step(state, input, { nowMs, random: 0.5 })) lines.push(`  ${did(output)}`)
+    },
+    welcome: (granted, verdict = 'ok', cluster = 'A') => {
+      const edge = { session: granted, verdict }
+      const limits = { maxFrameBytes: 1, heartbeatMs: 1, deadMs: 1 }
+      self.say({
+        t: 'welcome',
+        welcome: { t: 'welcome', protocol: 1, clusterId: cluster, nodeId: 1, nowMs: 0, ...limits, edge },
+      })
+      self.say({ t: 'adopted', ok: true })
+    },
+    opened: (log, topicId, tip) => {
+      self.say({ t: 'frame', frame: { t: 'opened', log, topicId, ...LIMITS, tip: tip ?? null } })
+    },
+    ack: (log, run, committed) =>
+      self.say({ t: 'frame', frame: { t: 'ack', log, run, next: committed, committed } }),
+    ready: (ticket, to, bytes = 100) => {
+      self.say({ t: 'read', ticket, to })
+      self.say({ t: 'prepared', ticket, bytes })
+    },
+    transcript: () => lines.map(line => line.replaceAll(/45035996273704(\d\d)/g, 'R$1')).join('\n'),
+  }
+  for (const ledger of ledgers) self.say({ t: 'lane', ledger })
+  return self
+}
+
+function told(input: Input): string {
+  if (input.t === 'lane') return `lane ${input.ledger.topic}/${input.ledger.lane}`
+  if (input.t === 'welcome') {
+    const { clusterId, edge } = input.welcome
+    return `welcome ${clusterId} session ${edge?.session} ${edge?.verdict}`
+  }
+  if (input.t === 'frame') {
+    const { t, ...rest } = input.frame
+    const shown = Object.entries(rest).filter(([key]) => !(key in LIMITS))
+    return `${t} ${shown.map(([key, value]) => `${key}=${shortly(value)}`).join(' ')}`
+  }
+  const { t, ...rest } = input
+  return [t, ...Object.entries(rest).map(([key, value]) => `${key}=${shortly(value)}`)].join(' ')
+}
+
+function did(output: Output): string {
+  if (output.t === 'send') {
+    const { t, ...rest } = output.frame
+    return `send ${t} ${Object.entries(rest)
+      .map(([key, value]) => `${key}=${shortly(value)}`)
+      .join(' ')}`
+  }
+  if (output.t === 'read') {
+    const { ticket, lane, from, limit, run } = output
+    return `read ${lane} [${from}, ${limit}) of ${run} as ${ticket}`
+  }
+  if (output.t === 'change') return `change ${output.lane} ${shortly(output.change)}`
+  if (output.t === 'alarm') return `alarm ${output.alarm.kind}`
+  const { t, ...rest } = output
+  return [t, ...Object.entries(rest).map(([key, value]) => `${key}=${shortly(value)}`)].join(' ')
+}
+
+function shortly(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return String(value)
+  return `{${Object.entries(value)
+    .map(([key, each]) => `${key}: ${shortly(each)}`)
+    .join(', ')}}`
+}
+
+/** A lane with one open run of `count` durable records. */
+function lane(topic: string, count: number, over: Partial<Ledger> = {}): Ledger {
+  const ledger: Ledger = {
+    ...newLedger({ topic, lane: 0, lanes: 1, partitionBy: 'edge', priority: 5 }),
+    endOffset: count,
+    durableEnd: count,
+    sendableEnd: count,
+    ...over,
+  }
+  if (ledger.runs.length === 0) startRun(ledger, FIRST_RUN_ID, 0)
+  return ledger
+}
+
+test('the first connection: session, open, bind, run, append, ack', () => {
+  const ledger = lane('t', 10)
+  const { say, welcome, opened, ready, ack, transcript } = script([ledger])
+  say({ t: 'tick' })
+  welcome(1)
+  opened(1, 'T')
+  ledger.topicId = 'T'
+  say({ t: 'changed', lane: 't/0', ok: true })
+  ready(1, 6)
+  ready(2, 10)
+  ack(1, FIRST_RUN_ID, 6)
+  ack(1, FIRST_RUN_ID, 10)
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=0 clusterId=null
+    > tick
+    > welcome A session 1 ok
+      adopt session=1 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=1
+      send open log=1 topic=t topicId=null lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip=null
+      change t/0 {kind: bind, topicId: T}
+    > changed lane=t/0 ok=true
+      read t/0 [0, 10) of R96 as 1
+      send run log=1 run=R96 prev=null reason=first
+    > read ticket=1 to=6
+      read t/0 [6, 10) of R96 as 2
+    > prepared ticket=1 bytes=100
+      append ticket=1
+    > read ticket=2 to=10
+    > prepared ticket=2 bytes=100
+      append ticket=2
+    > ack log=1 run=R96 next=6 committed=6
+      committed lane=t/0 offset=6
+    > ack log=1 run=R96 next=10 committed=10
+      committed lane=t/0 offset=10"
+  `)
+})
+
+test('a resume within the tip’s run announces nothing and sends what the hub lacks', () => {
+  const ledger = lane('t', 10, { topicId: 'T', committed: 4 })
+  const { welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 6, committed: 5 })
+  ready(1, 10)
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 6, committed: 5}
+      committed lane=t/0 offset=5
+      read t/0 [6, 10) of R96 as 1
+    > read ticket=1 to=10
+    > prepared ticket=1 bytes=100
+      append ticket=1"
+  `)
+})
+
+test('a run that follows names its predecessor, after the rest of that', () => {
+  const ledger = lane('t', 10, {
+    topicId: 'T',
+    runs: [
+      { run: FIRST_RUN_ID, start: 0, end: 4, prev: null, reason: 'first' },
+      { run: FIRST_RUN_ID + 1, start: 4, end: null, prev: { run: FIRST_RUN_ID, end: 4 }, reason: 'next' },
+    ],
+  })
+  const { welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 1, committed: 1 })
+  ready(1, 4)
+  ready(2, 10)
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 1, committed: 1}
+      committed lane=t/0 offset=1
+      read t/0 [1, 4) of R96 as 1
+    > read ticket=1 to=4
+      read t/0 [4, 10) of R97 as 2
+    > prepared ticket=1 bytes=100
+      append ticket=1
+      send run log=1 run=R97 prev={run: R96, end: 4} reason=next
+    > read ticket=2 to=10
+    > prepared ticket=2 bytes=100
+      append ticket=2"
+  `)
+})
+
+test('gaps are declared in their place, split at runs, and also where no record follows', () => {
+  const ledger = lane('t', 12, {
+    topicId: 'T',
+    startOffset: 6,
+    runs: [
+      { run: FIRST_RUN_ID, start: 0, end: 4, prev: null, reason: 'first' },
+      { run: FIRST_RUN_ID + 1, start: 4, end: null, prev: { run: FIRST_RUN_ID, end: 4 }, reason: 'next' },
+    ],
+    gaps: [
+      { from: 2, to: 6, reason: 'disk-full', firstMs: 1, lastMs: 2 },
+      { from: 10, to: 12, reason: 'refused', firstMs: null, lastMs: 3 },
+    ],
+    committed: 2,
+  })
+  const { welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 2, committed: 2 })
+  ready(1, 10)
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 2, committed: 2}
+      read t/0 [6, 10) of R97 as 1
+      send gap log=1 run=R96 from=2 to=4 reason=disk-full firstMs=1 lastMs=2 localFrom=2 localTo=4
+      send run log=1 run=R97 prev={run: R96, end: 4} reason=next
+      send gap log=1 run=R97 from=0 to=2 reason=disk-full firstMs=1 lastMs=2 localFrom=4 localTo=6
+    > read ticket=1 to=10
+    > prepared ticket=1 bytes=100
+      append ticket=1
+      send gap log=1 run=R97 from=6 to=8 reason=refused firstMs=null lastMs=3 localFrom=10 localTo=12"
+  `)
+})
+
+test('a hub that knows less is sent what is kept, and a gap for the rest', () => {
+  const ledger = lane('t', 10, { topicId: 'T', committed: 8, startOffset: 5 })
+  const { say, welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  welcome(8, 'hub-rollback')
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 2, committed: 2 })
+  ledger.committed = 2
+  ledger.gaps = [{ from: 2, to: 5, reason: 'hub-rollback', firstMs: null, lastMs: 1 }]
+  say({ t: 'changed', lane: 't/0', ok: true })
+  ready(1, 10)
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 hub-rollback
+      alarm hub-rollback
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 2, committed: 2}
+      alarm hub-rollback
+      committed lane=t/0 offset=2
+      change t/0 {kind: lose, from: 2, to: 5, reason: hub-rollback}
+    > changed lane=t/0 ok=true
+      read t/0 [5, 10) of R96 as 1
+      send gap log=1 run=R96 from=2 to=5 reason=hub-rollback firstMs=null lastMs=1 localFrom=2 localTo=5
+    > read ticket=1 to=10
+    > prepared ticket=1 bytes=100
+      append ticket=1"
+  `)
+})
+
+test('a wiped edge, and a hub without anything of a lane that goes on', () => {
+  const wiped = lane('wiped', 3, { topicId: null })
+  const known = lane('known', 9, {
+    topicId: 'K',
+    committed: 5,
+    startOffset: 5,
+    runs: [
+      { run: FIRST_RUN_ID + 7, start: 5, end: null, prev: { run: FIRST_RUN_ID + 6, end: 5 }, reason: 'next' },
+    ],
+  })
+  const { say, welcome, opened, transcript } = script([wiped, known], 7, 'A')
+  welcome(8)
+  opened(1, 'W', { run: FIRST_RUN_ID + 50, next: 90, committed: 90 })
+  wiped.topicId = 'W'
+  say({ t: 'changed', lane: 'wiped/0', ok: true })
+  opened(2, 'K')
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane wiped/0
+      dial session=7 clusterId=A
+    > lane known/0
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=wiped topicId=null lane=0 lanes=1 partitionBy=edge
+      send open log=2 topic=known topicId=K lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=W tip={run: 4503599627370546, next: 90, committed: 90}
+      change wiped/0 {kind: bind, topicId: W}
+    > changed lane=wiped/0 ok=true
+      read wiped/0 [0, 3) of R96 as 1
+      send run log=1 run=R96 prev=null reason=wiped
+    > opened log=2 topicId=K tip=null
+      read known/0 [5, 9) of 4503599627370503 as 2
+      send run log=2 run=4503599627370503 prev=null reason=wiped"
+  `)
+})
+
+test('fork, and another cluster: stored first, then new runs', () => {
+  const { welcome, transcript } = script([lane('t', 3)], 7, 'A')
+  welcome(9, 'fork')
+  const other = script([lane('t', 3)], 7, 'A')
+  other.welcome(1, 'hub-rollback', 'B')
+  const fresh = script([lane('t', 3)], 0, null)
+  fresh.welcome(9, 'fork')
+  expect([transcript(), other.transcript(), fresh.transcript()].join('\n\n')).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 9 fork
+      alarm fork
+      adopt session=9 clusterId=A verdict=fork
+    > adopted ok=true
+      send start session=9
+      send open log=1 topic=t topicId=null lane=0 lanes=1 partitionBy=edge
+
+    > lane t/0
+      dial session=7 clusterId=A
+    > welcome B session 1 hub-rollback
+      alarm moved
+      adopt session=1 clusterId=B verdict=moved
+    > adopted ok=true
+      send start session=1
+      send open log=1 topic=t topicId=null lane=0 lanes=1 partitionBy=edge
+
+    > lane t/0
+      dial session=0 clusterId=null
+    > welcome A session 9 fork
+      adopt session=9 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=9
+      send open log=1 topic=t topicId=null lane=0 lanes=1 partitionBy=edge"
+  `)
+})
+
+test('refusals: rewind, backoff, dead letter, deleted topic', () => {
+  const ledger = lane('t', 10, { topicId: 'T' })
+  const { state, say, welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  const tip = (next: number) => ({ run: FIRST_RUN_ID, next, committed: next })
+  const refused = { t: 'refused', log: 1, message: '', run: FIRST_RUN_ID } as const
+  welcome(8)
+  opened(1, 'T', tip(0))
+  ready(1, 10)
+  say({ t: 'frame', frame: { ...refused, code: 'out_of_order_sequence', next: 4 } })
+  opened(1, 'T', tip(4))
+  ready(2, 10)
+  say({ t: 'frame', frame: { ...refused, code: 'record_too_large', next: 4, sequence: 6 } })
+  ledger.gaps = [{ from: 6, to: 7, reason: 'refused', firstMs: null, lastMs: 1 }]
+  say({ t: 'changed', lane: 't/0', ok: true })
+  opened(1, 'T', tip(4))
+  ready(3, 6)
+  ready(4, 10)
+  say({ t: 'frame', frame: { ...refused, code: 'not_available', next: 7 } }, 100)
+  say({ t: 'tick' }, wakeAtMs(state, 100))
+  say({ t: 'frame', frame: { ...refused, code: 'topic_deleted' } }, 5_000)
+  ledger.gaps = [{ from: 4, to: 10, reason: 'refused', firstMs: null, lastMs: 1 }]
+  ledger.committed = 4
+  say({ t: 'changed', lane: 't/0', ok: true }, 5_000)
+  ledger.topicId = null
+  say({ t: 'changed', lane: 't/0', ok: true }, 5_000)
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 0, committed: 0}
+      read t/0 [0, 10) of R96 as 1
+    > read ticket=1 to=10
+    > prepared ticket=1 bytes=100
+      append ticket=1
+    > refused log=1 message= run=R96 code=out_of_order_sequence next=4
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 4, committed: 4}
+      committed lane=t/0 offset=4
+      read t/0 [4, 10) of R96 as 2
+    > read ticket=2 to=10
+    > prepared ticket=2 bytes=100
+      append ticket=2
+    > refused log=1 message= run=R96 code=record_too_large next=4 sequence=6
+      alarm dead-letter
+      change t/0 {kind: bury, from: 6, to: 7, why: record_too_large}
+    > changed lane=t/0 ok=true
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 4, committed: 4}
+      committed lane=t/0 offset=4
+      read t/0 [4, 6) of R96 as 3
+    > read ticket=3 to=6
+      read t/0 [7, 10) of R96 as 4
+    > prepared ticket=3 bytes=100
+      append ticket=3
+      send gap log=1 run=R96 from=6 to=7 reason=refused firstMs=null lastMs=1 localFrom=6 localTo=7
+    > read ticket=4 to=10
+    > prepared ticket=4 bytes=100
+      append ticket=4
+    > refused log=1 message= run=R96 code=not_available next=7
+      alarm refused
+    > tick
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > refused log=1 message= run=R96 code=topic_deleted
+      alarm dead-letter
+      change t/0 {kind: bury, from: 0, to: 10, why: topic_deleted}
+    > changed lane=t/0 ok=true
+      change t/0 {kind: recut, from: 4, reason: moved, topicId: null}
+    > changed lane=t/0 ok=true
+      send open log=1 topic=t topicId=null lane=0 lanes=1 partitionBy=edge"
+  `)
+})
+
+test('the window, the socket’s back pressure and the hub’s throttle hold appends back', () => {
+  const ledger = lane('t', 100, { topicId: 'T' })
+  const { state, say, welcome, opened, ready, ack, transcript } = script([ledger], 7, 'A')
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
+  ready(1, 10, 700)
+  ready(2, 20, 400)
+  ack(1, FIRST_RUN_ID, 10)
+  say({ t: 'blocked' })
+  ready(3, 30)
+  say({ t: 'drained' })
+  say({ t: 'frame', frame: { t: 'throttle', delayMs: 500 } }, 1_000)
+  ready(4, 40)
+  say({ t: 'tick' }, wakeAtMs(state, 1_000))
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 0, committed: 0}
+      read t/0 [0, 100) of R96 as 1
+    > read ticket=1 to=10
+      read t/0 [10, 100) of R96 as 2
+    > prepared ticket=1 bytes=700
+      append ticket=1
+    > read ticket=2 to=20
+      read t/0 [20, 100) of R96 as 3
+    > prepared ticket=2 bytes=400
+    > ack log=1 run=R96 next=10 committed=10
+      committed lane=t/0 offset=10
+      append ticket=2
+    > blocked
+    > read ticket=3 to=30
+    > prepared ticket=3 bytes=100
+    > drained
+      append ticket=3
+      read t/0 [30, 100) of R96 as 4
+    > throttle delayMs=500
+    > read ticket=4 to=40
+      read t/0 [40, 100) of R96 as 5
+    > prepared ticket=4 bytes=100
+    > tick
+      append ticket=4"
+  `)
+})
+
+test('lanes take turns, higher priority first, and none starves', () => {
+  const order: string[] = []
+  const ledgers = [
+    lane('low', 1_000, { priority: 1 }),
+    lane('high', 1_000, { priority: 9 }),
+    lane('high2', 1_000, { priority: 9 }),
+  ]
+  for (const [index, ledger] of ledgers.entries()) {
+    ledger.topicId = ledger.topic
+    ledger.runs = []
+    startRun(ledger, FIRST_RUN_ID + index, 0)
+  }
+  const { state, welcome } = script(ledgers, 7, 'A')
+  welcome(8)
+  const queue: Input[] = ledgers.map(({ topic }, index) => ({
+    t: 'frame',
+    frame: {
+      t: 'opened',
+      log: index + 1,
+      topicId: topic,
+      ...LIMITS,
+      tip: { run: FIRST_RUN_ID + index, next: 0, committed: 0 },
+    },
+  }))
+  for (let input = queue.shift(); input !== undefined && order.length < 64; input = queue.shift()) {
+    for (const output of step(state, input, { nowMs: 0, random: 0.5 })) {
+      if (output.t === 'read') {
+        order.push(output.lane)
+        queue.push(
+          { t: 'read', ticket: output.ticket, to: output.from + 1 },
+          { t: 'prepared', ticket: output.ticket, bytes: 10 },
+        )
+      }
+      if (output.t === 'append') {
+        for (const { run, end } of [...state.lanes.values()].map(each => ({
+          run: each.run,
+          end: each.inflight.at(-1)?.to ?? 0,
+        }))) {
+          const log = run - FIRST_RUN_ID + 1
+          if (run > 0 && end > 0)
+            queue.push({ t: 'frame', frame: { t: 'ack', log, run, next: end, committed: end } })
+        }
+      }
+    }
+  }
+  const count = (topic: string): number => order.filter(each => each === `${topic}/0`).length
+  expect(count('low')).toBeGreaterThan(3)
+  expect(count('low')).toBeLessThan(16)
+  expect(Math.abs(count('high') - count('high2'))).toBeLessThanOrEqual(4)
+})
+
+test('reconnecting waits longer each time, at random, and starts over after progress', () => {
+  const ledger = lane('t', 10, { topicId: 'T' })
+  const { state, say, welcome, opened, ready, ack } = script([ledger], 7, 'A')
+  const waits: number[] = []
+  let nowMs = 0
+  for (let attempt = 0; attempt < 9; attempt++) {
+    say({ t: 'closed', reason: 'test', fenced: false }, nowMs)
+    waits.push(wakeAtMs(state, nowMs) - nowMs)
+    nowMs = wakeAtMs(state, nowMs)
+    say({ t: 'tick' }, nowMs)
+  }
+  expect(waits).toEqual([1_000, 1_500, 3_000, 6_000, 12_000, 24_000, 45_000, 45_000, 45_000])
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
+  ready(1, 10)
+  ack(1, FIRST_RUN_ID, 10)
+  say({ t: 'closed', reason: 'test', fenced: false }, nowMs)
+  expect(wakeAtMs(state, nowMs) - nowMs).toBe(1_000)
+})
