@@ -11,7 +11,7 @@ export interface Alarm {
 }
 
 /** Kinds times lanes remembered; the one raised longest ago goes. */
-export const MAX_ALARMS = 100
+const MAX_ALARMS = 100
 
 export interface Alarms {
   raise(kind: string, message: string, lane?: string): void

@@ -23,7 +23,7 @@ export interface Usage {
 }
 
 /** Bytes that records may take: the budget less the reserve, or less where the filesystem itself is short. */
-export function recordLimit(options: BudgetOptions, usage: Usage): number {
+function recordLimit(options: BudgetOptions, usage: Usage): number {
   const ofBudget = options.budgetBytes * (1 - options.reservePercent / 100)
   return Math.min(ofBudget, usage.usedBytes + Math.max(0, usage.freeBytes))
 }

@@ -17,7 +17,7 @@ import { FIRST_RUN_ID, MAX_RUN_RECORDS } from './runs.ts'
  */
 
 /** Header of every record: when the edge took it, milliseconds since the epoch in decimal. */
-export const EDGE_TIME_HEADER = 'edge.time'
+const EDGE_TIME_HEADER = 'edge.time'
 
 /** The largest batch, and so record, of a local log: above the largest record a hub takes unless told otherwise. */
 export const MAX_LOCAL_BATCH_BYTES = 2 * MIB

@@ -46,7 +46,7 @@ export interface EdgeStatus {
 }
 
 /** How far the hub is behind on a lane. Bytes are estimated by the lane's average record. */
-export function laneReport(store: Store, lane: Lane): LaneReport {
+function laneReport(store: Store, lane: Lane): LaneReport {
   const { topic, lane: index, committed, durableEnd, startOffset, gaps } = lane.ledger
   const lagRecords = Math.max(0, durableEnd - committed - lostBetween(gaps, committed, durableEnd))
   const kept = durableEnd - startOffset

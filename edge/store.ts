@@ -25,10 +25,10 @@ import { Topic } from './topic.ts'
 const GROUP_BYTES = 256 * KIB
 
 /** Appends handed to the logs and not durable; more wait here. */
-export const MAX_UNCOMMITTED_BYTES = 8 * MIB
+const MAX_UNCOMMITTED_BYTES = 8 * MIB
 
 /** Appends that wait for a log to open, for room or for the disk; more are refused `throttled`. */
-export const MAX_WAITING_BYTES = 32 * MIB
+const MAX_WAITING_BYTES = 32 * MIB
 
 /** What a waiting append counts for beside its bytes. */
 const WAITING_OVERHEAD_BYTES = 256

@@ -22,7 +22,7 @@ import { commitAll, hello, newHub, take } from './model-hub.ts'
 
 /** The forwarder between a model edge (ledgers and record ids instead of logs) and a model hub, with everything late, cut or lost at random. */
 
-export const OPTIONS = {
+const OPTIONS = {
   windowBytes: 2_000,
   backoffMinMs: 1_000,
   backoffMaxMs: 60_000,
