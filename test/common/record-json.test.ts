@@ -41,7 +41,7 @@ describe('recordJson', () => {
   })
 
   it('gives back any bytes through recordFromJson', () => {
-    fc.assert(
+    void fc.assert(
       fc.property(
         fc.option(bytes),
         fc.option(bytes),
