@@ -89,7 +89,7 @@ export function specifierViolations(sources: readonly Source[]): string[] {
 
 /** Decisions without I/O: time and randomness are their arguments. */
 const PURE =
-  /^(hub\/(raft|controller)\/|hub\/groups\/.*state|hub\/replica\/producers|edge\/(forward(er|-[\w-]+)|router(-[\w-]+)?)\.ts$)/
+  /^(hub\/(raft|controller)\/|hub\/groups\/.*state|hub\/replica\/producers|edge\/(forward(er|-[\w-]+)|gaps|runs|ledger|router(-[\w-]+)?)\.ts$)/
 const ASYNC_SYNTAX = new Set(['async', 'AwaitExpression'])
 const WORLD = new Set([
   'Date.now',
