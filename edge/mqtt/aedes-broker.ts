@@ -76,12 +76,7 @@ const NEVER_MS = 0x7fffffff
 
 export type AedesBrokerOptions = Pick<
   AedesOptions,
-  | 'preConnect'
-  | 'authenticate'
-  | 'authorizePublish'
-  | 'authorizeSubscribe'
-  | 'authorizeForward'
-  | 'persistence'
+  'preConnect' | 'authenticate' | 'authorizeSubscribe' | 'authorizeForward' | 'persistence'
 >
 
 export class AedesBroker extends Aedes {

@@ -1,6 +1,6 @@
 /**
  * From MQTT to the local log and to local subscribers: routes each message to its record, appends it in one commit with what it
- * changes in session state, and only when that is durable lets aedes ack it and serves local subscribers.
+ * changes in session state, and only when that is durable acks it and serves local subscribers.
  *
  * A failed append means no ack: the connection is closed and counted. Where the topic is full and its policy is to reject, only
  * that ack is withheld and the connection is served on; over MAX_WITHHELD it is closed.
@@ -13,8 +13,9 @@ import type { Publish, Router } from '../router.ts'
 import type { InternalClient } from './aedes-broker.ts'
 import { BROKER_ID } from './aedes-broker.ts'
 import type { Guard } from './guard.ts'
-import type { OpenIds } from './open-ids.ts'
+import type { OpenId, OpenIds } from './open-ids.ts'
 import type { InboundPublish } from './packets.ts'
+import { ACK } from './packets.ts'
 import type { Retained } from './retained.ts'
 import type { Message, SessionLog } from './session-log.ts'
 import { contentDigest, openKey } from './session-log.ts'
@@ -50,69 +51,76 @@ export class Bridge {
     this.#options = options
   }
 
-  /** QoS 0 and 1: `acked` is called once the record is durable, and never where it is not. */
-  store(guard: Guard, clientId: string, packet: InboundPublish, acked: (error: null) => void): void {
-    this.#append(packet, clientId, NO_ENTRIES, error => {
-      if (error === undefined) acked(null)
-      else this.#failed(guard, packet, error)
+  /** Takes a PUBLISH. Its ack leaves once the record is durable, and never where it is not; acks leave in order (MQTT-4.6.0-2). */
+  publish(guard: Guard, client: InternalClient, packet: InboundPublish): void {
+    if (packet.qos === 2) {
+      this.#publishQos2(guard, client, packet)
+      return
+    }
+    this.#append(packet, client.id, NO_ENTRIES, error => {
+      if (error !== undefined) this.#failed(guard, packet, error)
+      else if (packet.qos === 1) guard.acknowledge(ACK.puback, packet.packetId)
       guard.completed()
     })
   }
 
-  /**
-   * QoS 2, from aedes' `incomingGetPacket`: decides in the same turn. Resolves for a resend whose record is durable,
-   * rejects for a new message, which has its id reserved and goes to `storeQos2` next.
-   */
-  claim(guard: Guard, client: InternalClient, packet: InboundPublish): Promise<void> {
+  #publishQos2(guard: Guard, client: InternalClient, packet: InboundPublish): void {
     const { openIds, counters } = this.#options
+    const { packetId } = packet
     const digest = contentDigest(packet.body ?? packet.payload, packet.retain)
-    const verdict = openIds.claim(client.id, packet.messageId ?? 0, digest)
+    // Decided and reserved in the turn in which the packet came, so that a resend in flight waits for the first.
+    const verdict = openIds.claim(client.id, packetId, digest)
     if (verdict.kind === 'new') {
-      packet.reserved = verdict.id
-      return NEW_MESSAGE
-    }
-    if (verdict.kind === 'too-many') {
+      this.#storeQos2(guard, client, packet, verdict.id)
+    } else if (verdict.kind === 'too-many') {
       counters.protocolViolations++
       guard.destroy(new Error('the client releases none of its QoS 2 packet ids'))
-      return never()
-    }
-    counters.duplicates++
-    if (verdict.id.durable) {
-      guard.completed()
-      return DONE
-    }
-    return new Promise(resolve => {
-      verdict.id.waiting.push(durable => {
+    } else {
+      counters.duplicates++
+      const answer = (durable: boolean) => {
+        if (durable) guard.acknowledge(ACK.pubrec, packetId)
         guard.completed()
-        if (durable) resolve()
-      })
-    })
+      }
+      if (verdict.id.durable) answer(true)
+      else verdict.id.waiting.push(answer)
+    }
   }
 
-  /** QoS 2, from aedes' `incomingStorePacket`: resolves once record and packet id are durable, and never where they are not. */
-  storeQos2(guard: Guard, client: InternalClient, packet: InboundPublish): Promise<void> {
+  /** Stores record and packet id in one commit. */
+  #storeQos2(guard: Guard, client: InternalClient, packet: InboundPublish, id: OpenId): void {
     const { openIds, log, maxStateBytes, counters } = this.#options
-    const id = packet.reserved
-    const packetId = packet.messageId ?? 0
-    if (id === null) return never()
+    const { packetId } = packet
     if (!client.clean && log.stateBytes > maxStateBytes) {
       openIds.abandon(client.id, packetId, id)
       counters.appendFailures++
       guard.destroy(new Error('no room for session state (mqtt.maxSessionStateBytes)'))
-      return never()
+      return
     }
     const entries = client.clean ? NO_ENTRIES : [{ key: openKey(client.id, packetId), value: id.digest }]
-    return new Promise(resolve => {
-      this.#append(packet, client.id, entries, error => {
-        if (error === undefined) {
-          openIds.settle(id)
-          resolve()
-        } else {
-          openIds.abandon(client.id, packetId, id)
-          this.#failed(guard, packet, error)
-        }
-        guard.completed()
-      })
+    this.#append(packet, client.id, entries, error => {
+      if (error === undefined) {
+        guard.acknowledge(ACK.pubrec, packetId)
+        openIds.settle(id)
+      } else {
+        openIds.abandon(client.id, packetId, id)
+        this.#failed(guard, packet, error)
+      }
+      guard.completed()
+    })
+  }
+
+  /** Takes a PUBREL. PUBCOMP waits for the removal: a client that has it may use the id again, with the same content. */
+  release(guard: Guard, client: InternalClient, packetId: number): void {
+    const { openIds, log } = this.#options
+    openIds.release(client.id, packetId)
+    if (client.clean) {
+      guard.acknowledge(ACK.pubcomp, packetId)
+      return
+    }
+    // Also for an id that is not open, so that PUBCOMP never overtakes a removal on its way.
+    log.append(null, [{ key: openKey(client.id, packetId), value: null }], error => {
+      if (error === undefined) guard.acknowledge(ACK.pubcomp, packetId)
+      else guard.destroy(error)
     })
   }
 
@@ -226,10 +234,3 @@ export class Bridge {
 }
 
 function nothing(): void {}
-
-const DONE = Promise.resolve()
-/** aedes takes a rejection of `incomingGetPacket` for "not stored yet"; one for all, for there are many. */
-const NEW_MESSAGE: Promise<void> = Promise.reject(new Error('no such packet'))
-NEW_MESSAGE.catch(nothing)
-/** For outcomes of which the client must not hear: aedes would ack or close on anything else. */
-const never = () => new Promise<void>(nothing)

@@ -121,7 +121,7 @@ function createCore(options: BrokerOptions, users: Users | null) {
     startId: Buffer.from(env.rng.bytes(START_ID_BYTES)).toString('hex'),
     publish: (will, done) => bridge.publishWill(will, done),
   })
-  const host = guardHost({ config, clock: env.clock, log, counters })
+  const host = guardHost({ config, clock: env.clock, log, counters, bridge })
   const parts = { config, users, log, clock: env.clock, host, counters, sessionLog, sessions, bridge, wills }
   const aedes = new AedesBroker({
     ...createHooks(parts),

@@ -5,6 +5,7 @@ import type { EdgeMqttConfig } from '../../common/config-edge.ts'
 import type { Clock } from '../../common/env.ts'
 import type { AedesBroker } from './aedes-broker.ts'
 import { internalClient } from './aedes-broker.ts'
+import type { Bridge } from './bridge.ts'
 import { admitter } from './connect.ts'
 import type { GuardHost } from './guard.ts'
 import { Guard } from './guard.ts'
@@ -116,8 +117,10 @@ export function openConnections(aedes: AedesBroker, parts: ConnectionsParts): Co
 }
 
 /** What the guards share: one flush a turn for all that have output. */
-export function guardHost(parts: Pick<ConnectionsParts, 'config' | 'clock' | 'log' | 'counters'>): GuardHost {
-  const { config, clock, log, counters } = parts
+export function guardHost(
+  parts: Pick<ConnectionsParts, 'config' | 'clock' | 'log' | 'counters'> & { bridge: Bridge },
+): GuardHost {
+  const { config, clock, log, counters, bridge } = parts
   let dirty: Guard[] = []
   const flushAll = () => {
     const guards = dirty
@@ -132,6 +135,8 @@ export function guardHost(parts: Pick<ConnectionsParts, 'config' | 'clock' | 'lo
     flushSoon: guard => {
       if (dirty.push(guard) === 1) clock.soon(flushAll)
     },
+    publish: (guard, client, packet) => bridge.publish(guard, client, packet),
+    release: (guard, client, packetId) => bridge.release(guard, client, packetId),
     admit: admitter(log, counters),
     violated: (guard, reason) => {
       log.warn({ client: guard.client?.id, remote: guard.remote }, `connection closed: ${reason}`)

@@ -13,7 +13,7 @@ import { Duplex } from 'node:stream'
 import type { Clock } from '../../common/env.ts'
 import type { InternalClient } from './aedes-broker.ts'
 import { Outbox } from './outbox.ts'
-import type { ConnectHeader, TopicMemory } from './packets.ts'
+import type { ConnectHeader, InboundPublish, TopicMemory } from './packets.ts'
 import {
   checkFilters,
   ProtocolViolation,
@@ -42,6 +42,10 @@ export interface GuardHost {
   counters: MqttCounters
   /** Asks for `flush` at the end of this turn. */
   flushSoon(guard: Guard): void
+  /** Takes a PUBLISH; `completed` follows, and an ack where one is due. */
+  publish(guard: Guard, client: InternalClient, packet: InboundPublish): void
+  /** Takes a PUBREL; PUBCOMP follows. */
+  release(guard: Guard, client: InternalClient, packetId: number): void
   /** Decides on a CONNECT: null lets it through, bytes are the CONNACK of the refusal. */
   admit(guard: Guard, connect: ConnectHeader): Buffer | null
   /** A packet that the client must not send, or too large; for logs. */
@@ -254,7 +258,7 @@ export class Guard extends Duplex {
       const packet = readPublish(flags, bytes, bodyStart, end, this.#topics)
       this.#inflight++
       this.#host.counters.published[packet.qos]++
-      client._parser.emit('packet', packet)
+      this.#host.publish(this, client, packet)
       return
     }
     this.#control(client, type, flags, bytes.subarray(bodyStart, end), bytes.subarray(start, end))
@@ -265,9 +269,11 @@ export class Guard extends Duplex {
     switch (type) {
       case TYPE.puback:
       case TYPE.pubrec:
-      case TYPE.pubrel:
       case TYPE.pubcomp:
         client._parser.emit('packet', readAck(type, flags, body))
+        return
+      case TYPE.pubrel:
+        this.#host.release(this, client, readAck(type, flags, body).messageId)
         return
       case TYPE.subscribe:
       case TYPE.unsubscribe:
@@ -321,6 +327,17 @@ export class Guard extends Duplex {
   override write(chunk: unknown): boolean {
     if (this.destroyed || !(typeof chunk === 'string' || chunk instanceof Uint8Array)) return true
     this.#outbox.write(chunk)
+    return this.#written()
+  }
+
+  /** Sends PUBACK, PUBREC or PUBCOMP; `first` of packets.ts' ACK. */
+  acknowledge(first: number, packetId: number): void {
+    if (this.destroyed) return
+    this.#outbox.writeAck(first, packetId)
+    this.#written()
+  }
+
+  #written(): boolean {
     if (this.#outbox.pendingBytes() >= SOFT_OUTGOING_BYTES) this.flush()
     else this.#askFlush()
     const bufferedBytes = this.#outbox.bufferedBytes()

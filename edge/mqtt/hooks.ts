@@ -12,7 +12,6 @@ import { authenticate, openSession, SERVER_UNAVAILABLE, willFault } from './conn
 import type { GuardHost } from './guard.ts'
 import { Guard } from './guard.ts'
 import type { Logger } from './logger.ts'
-import type { InboundPublish } from './packets.ts'
 import type { SessionLog } from './session-log.ts'
 import type { Sessions } from './sessions.ts'
 import { MAX_SUBSCRIPTIONS_PER_CLIENT } from './sessions.ts'
@@ -35,14 +34,11 @@ export interface HooksParts {
 }
 
 type Hooks = Required<
-  Pick<
-    AedesOptions,
-    'preConnect' | 'authenticate' | 'authorizePublish' | 'authorizeSubscribe' | 'authorizeForward'
-  >
+  Pick<AedesOptions, 'preConnect' | 'authenticate' | 'authorizeSubscribe' | 'authorizeForward'>
 >
 
 export function createHooks(parts: HooksParts): Hooks {
-  const { config, sessionLog, sessions, bridge } = parts
+  const { config, sessionLog, sessions } = parts
   return {
     preConnect: (client, packet, done) => {
       const guard = guardOf(client)
@@ -61,13 +57,6 @@ export function createHooks(parts: HooksParts): Hooks {
     },
 
     authenticate: authenticator(parts),
-
-    authorizePublish: (client, packet, done) => {
-      assert(client !== null && isInbound(packet), 'wills and our own messages do not go through aedes')
-      // QoS 2 is appended in incomingStorePacket, after aedes has asked whether it is a resend.
-      if (packet.qos === 2) done(null)
-      else bridge.store(guardOf(client), client.id, packet, done)
-    },
 
     authorizeSubscribe: (client, subscription, done) => {
       const refused =
@@ -159,10 +148,6 @@ function willOf({ will }: ConnectPacket): Will | null {
   if (will === undefined) return null
   const { topic, payload, qos = 0, retain = false } = will
   return { topic, payload: Buffer.from(payload), qos, retain }
-}
-
-function isInbound(packet: object): packet is InboundPublish {
-  return 'body' in packet
 }
 
 function refusalError(returnCode: number): AuthenticateError {

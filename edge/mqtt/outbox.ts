@@ -8,6 +8,7 @@ const PAGE_BYTES = 16 * 1024
 const MAX_IDLE_PAGES = 64
 /** What is larger is passed on as it is instead of copied. */
 const MAX_COPIED_BYTES = 2 * 1024
+const ACK_BYTES = 4
 
 const idlePages: Buffer[] = []
 
@@ -42,16 +43,31 @@ export class Outbox {
       this.#parts.push(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length))
       return
     }
-    let page = this.#page
-    if (page === null || this.#pageEnd + bytes.length > PAGE_BYTES) {
-      this.#closeRun()
-      page = idlePages.pop() ?? Buffer.allocUnsafeSlow(PAGE_BYTES)
-      this.#page = page
-      this.#pageStart = 0
-      this.#pageEnd = 0
-    }
-    page.set(bytes, this.#pageEnd)
+    this.#pageFor(bytes.length).set(bytes, this.#pageEnd)
     this.#pageEnd += bytes.length
+  }
+
+  /** Writes an ack: its first byte, remaining length 2, packet id. */
+  writeAck(first: number, packetId: number): void {
+    const page = this.#pageFor(ACK_BYTES)
+    const at = this.#pageEnd
+    page[at] = first
+    page[at + 1] = 2
+    page[at + 2] = packetId >>> 8
+    page[at + 3] = packetId & 0xff
+    this.#pageEnd = at + ACK_BYTES
+    this.#pendingBytes += ACK_BYTES
+  }
+
+  /** The open page, with room for so many bytes at `#pageEnd`. */
+  #pageFor(sizeBytes: number): Buffer {
+    if (this.#page !== null && this.#pageEnd + sizeBytes <= PAGE_BYTES) return this.#page
+    this.#closeRun()
+    const page = idlePages.pop() ?? Buffer.allocUnsafeSlow(PAGE_BYTES)
+    this.#page = page
+    this.#pageStart = 0
+    this.#pageEnd = 0
+    return page
   }
 
   flush(): void {

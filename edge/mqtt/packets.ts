@@ -1,7 +1,6 @@
 /** Reads the MQTT 3.1.1 packets that the guard looks into; strict where the protocol says MUST, copying nothing. */
 
 import { isUtf8 } from 'node:buffer'
-import type { OpenId } from './open-ids.ts'
 import { isReserved, isTopicFilter, isTopicName } from './topic-filter.ts'
 
 /** Packet types (MQTT 3.1.1 section 2.2.1). */
@@ -23,22 +22,20 @@ export class ProtocolViolation extends Error {
   override readonly name = 'ProtocolViolation'
 }
 
-/** A PUBLISH on its way through aedes, which hands the same object to every hook. */
+/** A PUBLISH as it came. */
 export interface InboundPublish {
-  cmd: 'publish'
   topic: string
   payload: Buffer
   qos: 0 | 1 | 2
   retain: boolean
-  dup: boolean
-  length: number
-  /** Undefined with QoS 0. */
-  messageId: number | undefined
+  /** 0 with QoS 0. */
+  packetId: number
   /** QoS 2: topic, packet id and payload as they came, which tell a resend from a new message under the same id. */
   body: Buffer | null
-  /** QoS 2: the packet id reserved for it, between two hooks of aedes. */
-  reserved: OpenId | null
 }
+
+/** The first byte of the packets by which we ack PUBLISH and PUBREL (MQTT 3.1.1 sections 3.4, 3.5, 3.7). */
+export const ACK = { puback: 0x40, pubrec: 0x50, pubcomp: 0x70 } as const
 
 /** What the guard needs of a CONNECT before aedes sees it. */
 export interface ConnectHeader {
@@ -88,33 +85,28 @@ export function readPublish(
   memory: TopicMemory,
 ): InboundPublish {
   const qos = (flags >> 1) & 3
-  const dup = (flags & 8) !== 0
   // MQTT-3.3.1-4
   if (qos === 3) throw new ProtocolViolation('PUBLISH has QoS 3')
   // MQTT-3.3.1-2
-  if (qos === 0 && dup) throw new ProtocolViolation('PUBLISH has DUP set at QoS 0')
+  if (qos === 0 && (flags & 8) !== 0) throw new ProtocolViolation('PUBLISH has DUP set at QoS 0')
   if (start + 2 > end) throw new ProtocolViolation('PUBLISH is cut off')
   const topicEnd = start + 2 + bytes.readUInt16BE(start)
   if (topicEnd > end) throw new ProtocolViolation('PUBLISH is cut off in its topic')
   const topic = topicOf(bytes, start + 2, topicEnd, memory)
-  let messageId: number | undefined
+  let packetId = 0
   let payloadStart = topicEnd
   if (qos > 0) {
     payloadStart += 2
     if (payloadStart > end) throw new ProtocolViolation('PUBLISH has no packet id')
-    messageId = readPacketId(bytes, topicEnd, 'PUBLISH')
+    packetId = readPacketId(bytes, topicEnd, 'PUBLISH')
   }
   return {
-    cmd: 'publish',
     topic,
     payload: bytes.subarray(payloadStart, end),
     qos: qos === 0 ? 0 : qos === 1 ? 1 : 2,
     retain: (flags & 1) !== 0,
-    dup,
-    length: end - start,
-    messageId,
+    packetId,
     body: qos === 2 ? bytes.subarray(start, end) : null,
-    reserved: null,
   }
 }
 

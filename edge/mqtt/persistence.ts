@@ -1,6 +1,6 @@
 /**
- * aedes' persistence on top of the session log. aedes waits for these promises before it sends SUBACK, PUBREC, PUBCOMP and outbound
- * QoS 2 packets, so each resolves only when its change is durable. Wills and retained messages are not stored through it: they go
+ * aedes' persistence on top of the session log. aedes waits for these promises before it sends SUBACK and outbound QoS 2 packets, so
+ * each resolves only when its change is durable. What clients publish, wills and retained messages are not stored through it: they go
  * into the commit of a record (bridge.ts) or of a CONNECT (connect.ts).
  */
 
@@ -12,10 +12,8 @@ import type { Bridge } from './bridge.ts'
 import { Guard } from './guard.ts'
 import type { OpenIds } from './open-ids.ts'
 import { removalOf } from './open-ids.ts'
-import type { InboundPublish } from './packets.ts'
 import type { Retained } from './retained.ts'
 import type { SessionLog } from './session-log.ts'
-import { openKey } from './session-log.ts'
 import type { Sessions } from './sessions.ts'
 import { isReserved } from './topic-filter.ts'
 
@@ -46,7 +44,7 @@ interface OutboundPacket {
 
 /** What aedes calls of a persistence; see aedes-persistence 11. */
 export function createPersistence(parts: PersistenceParts) {
-  const { log, sessions, openIds, retained, bridge } = parts
+  const { log, sessions, openIds, retained } = parts
 
   const durable = (entries: readonly StateEntry[]) =>
     new Promise<void>((resolve, reject) => {
@@ -91,33 +89,6 @@ export function createPersistence(parts: PersistenceParts) {
       const entries = sessions.end(client.id)
       if (entries.length === 0) return
       await durable([...entries, ...removalOf(client.id, openIds.releaseAll(client.id))])
-    },
-
-    // ------------------------------------------------------------------------------ QoS 2, inbound
-
-    incomingGetPacket(client: InternalClient, packet: InboundPublish | OutboundPacket): Promise<unknown> {
-      // A PUBREL is always answered through incomingDelPacket, so that PUBCOMP never overtakes a removal on its way.
-      if (!('body' in packet)) return Promise.resolve(packet)
-      const guard = guardOf(client)
-      return guard === null ? Promise.reject(new Error('no guard')) : bridge.claim(guard, client, packet)
-    },
-
-    incomingStorePacket(client: InternalClient, packet: InboundPublish): Promise<void> {
-      const guard = guardOf(client)
-      return guard === null ? Promise.reject(new Error('no guard')) : bridge.storeQos2(guard, client, packet)
-    },
-
-    /** PUBCOMP waits for this: a client that has it may use the id again, with the same content. */
-    incomingDelPacket(client: InternalClient, { messageId = 0 }: OutboundPacket): Promise<void> {
-      openIds.release(client.id, messageId)
-      if (client.clean) return Promise.resolve()
-      return new Promise(resolve => {
-        log.append(null, [{ key: openKey(client.id, messageId), value: null }], error => {
-          // aedes would send PUBCOMP on a rejection too.
-          if (error === undefined) resolve()
-          else client.conn.destroy(error)
-        })
-      })
     },
 
     /** aedes calls it when any client with clean=1 connects or closes, also one that was never let in. */
