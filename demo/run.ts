@@ -82,8 +82,7 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
   const ledger = createLedger()
   const stopPublishing = (): void => publishing.abort()
   options.signal.addEventListener('abort', stopPublishing, { once: true })
-  const secondsTimer =
-    options.seconds === null ? undefined : setTimeout(stopPublishing, options.seconds * 1000)
+  let secondsTimer: NodeJS.Timeout | undefined
   try {
     await stage.hub.start()
     await stage.edge.start()
@@ -92,6 +91,7 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
       options.csvDirectory === null
         ? await machineDevices(publishing.signal)
         : await csvDevices(options.csvDirectory, options.speed, publishing.signal)
+    if (options.seconds !== null) secondsTimer = setTimeout(stopPublishing, options.seconds * 1000)
     const watching = watchLive(client, ledger, env, live.signal)
     const stopView = startView(stage, ledger, options.out)
     const total = options.csvDirectory === null ? null : await countReadings(options.csvDirectory)
@@ -264,7 +264,7 @@ function startView(stage: Stage, ledger: Ledger, out: NodeJS.WriteStream): () =>
       ((delivered - before.delivered) * 1000) / Math.max(1, nowMs - before.deliveredMs),
     )
     before = { deliveredMs: nowMs, delivered }
-    draw({
+    await draw({
       elapsedMs: nowMs - startedMs,
       published: ledger.publishedCount(),
       acked: ledger.ackedCount(),

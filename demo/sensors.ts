@@ -4,63 +4,103 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import si from 'systeminformation'
 import type { Device, Reading } from './csv.ts'
 
-/** Between two samples of all sensors. */
-const SAMPLE_MS = 250
-/** Samples a device keeps for a publisher that falls behind; more are not taken (a sensor has no history). */
+/** Readings a device keeps for a publisher that falls behind; more are not taken (a sensor has no history). */
 const MAX_WAITING = 10_000
+/** Disks and network interfaces shown. */
+const MAX_PARTS = 4
+/** Rates need two looks; the first ones stand so far apart. */
+const PRIME_MS = 200
 
-/** Values by device name; a device that has nothing to say is left out. */
-async function sample(): Promise<Map<string, number>> {
-  const [load, memory, filesystems, network, temperature] = await Promise.all([
-    si.currentLoad(),
-    si.mem(),
-    si.fsSize(),
-    si.networkStats('*'),
-    si.cpuTemperature(),
-  ])
-  const values = new Map<string, number>()
-  const set = (device: string, value: number | null | undefined): void => {
-    if (typeof value === 'number' && Number.isFinite(value)) values.set(device, Math.round(value * 100) / 100)
-  }
-  for (const [core, { load: percent }] of load.cpus.entries()) set(`cpu/${core}/load`, percent)
-  set('memory/used', memory.active)
-  for (const filesystem of filesystems.slice(0, 4))
-    set(`disk/${level(filesystem.mount)}/used`, filesystem.use)
-  for (const one of network.slice(0, 4)) {
-    set(`network/${level(one.iface)}/rx`, one.rx_sec)
-    set(`network/${level(one.iface)}/tx`, one.tx_sec)
-  }
-  set('cpu/temperature', temperature.main)
-  return values
+type Values = [device: string, value: number | null | undefined][]
+
+/** Sensors read together, as often as what they cost allows: some start a program. */
+interface Group {
+  everyMs: number
+  read(): Promise<Values>
 }
+
+const GROUPS: Group[] = [
+  {
+    everyMs: 100,
+    read: async () =>
+      (await si.currentLoad()).cpus.map(({ load }, core) => [`cpu/${core}/loadPercent`, load]),
+  },
+  {
+    everyMs: 200,
+    read: async () => [['memory/usedMb', (await si.mem()).active / 1e6]],
+  },
+  {
+    everyMs: 500,
+    read: async () =>
+      (await si.networkStats('*')).slice(0, MAX_PARTS).flatMap(
+        ({ iface, rx_sec, tx_sec }): Values => [
+          [`network/${level(iface)}/receivedBytesPerSecond`, rx_sec],
+          [`network/${level(iface)}/sentBytesPerSecond`, tx_sec],
+        ],
+      ),
+  },
+  {
+    everyMs: 1_000,
+    read: async () => [['cpu/temperatureCelsius', (await si.cpuTemperature()).main]],
+  },
+  {
+    everyMs: 2_000,
+    read: async () =>
+      (await si.fsSize())
+        .slice(0, MAX_PARTS)
+        .map(({ mount, use }) => [`disk/${level(mount)}/usedPercent`, use]),
+  },
+]
 
 /** A mount point or interface as one level of an MQTT topic. */
 const level = (text: string): string => text.replaceAll(/[/+#\s]+/g, '-').replace(/^-$/, 'root') || 'root'
 
-/** Devices for every sensor this machine has now, sampled until `signal` aborts. */
+/** Devices for every sensor this machine has now, read until `signal` aborts. */
 export async function machineDevices(signal: AbortSignal): Promise<Device[]> {
-  const names = [...(await sample()).keys()]
-  const queues = new Map<string, Reading[]>(names.map(name => [name, []]))
-  let wake = Promise.withResolvers<void>()
-  const sampling = (async () => {
-    while (!signal.aborted) {
-      const values = await sample()
-      const timeMs = Date.now()
-      for (const [name, value] of values) {
-        const queue = queues.get(name)
-        if (queue !== undefined && queue.length < MAX_WAITING) queue.push({ timeMs, value })
-      }
-      wake.resolve()
-      wake = Promise.withResolvers()
-      await sleep(SAMPLE_MS, undefined, { signal }).catch(() => undefined)
-    }
-  })()
-  async function* readings(queue: Reading[]): AsyncGenerator<Reading> {
-    while (!signal.aborted) {
-      const next = queue.shift()
-      if (next !== undefined) yield next
-      else await Promise.race([wake.promise, sampling])
-    }
+  await Promise.all(GROUPS.map(group => group.read()))
+  await sleep(PRIME_MS)
+  const first = (await Promise.all(GROUPS.map(group => group.read()))).flat()
+  const queues = new Map(first.filter(isKnown).map(([name]) => [name, createQueue()]))
+  for (const group of GROUPS) void sample(group, queues, signal)
+  return [...queues].map(([name, queue]) => ({ name, readings: queue.readings(signal) }))
+}
+
+const isKnown = (entry: Values[number]): entry is [string, number] => Number.isFinite(entry[1])
+
+async function sample(group: Group, queues: Map<string, Queue>, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    const values = await group.read()
+    const timeMs = Date.now()
+    for (const [name, value] of values.filter(isKnown))
+      queues.get(name)?.push({ timeMs, value: Math.round(value * 100) / 100 })
+    await sleep(group.everyMs, undefined, { signal }).catch(() => undefined)
   }
-  return [...queues].map(([name, queue]) => ({ name, readings: readings(queue) }))
+}
+
+interface Queue {
+  push(reading: Reading): void
+  readings(signal: AbortSignal): AsyncGenerator<Reading>
+}
+
+function createQueue(): Queue {
+  const waiting: Reading[] = []
+  let wake = Promise.withResolvers<void>()
+  return {
+    push: reading => {
+      if (waiting.length < MAX_WAITING) waiting.push(reading)
+      wake.resolve()
+    },
+    async *readings(signal) {
+      signal.addEventListener('abort', () => wake.resolve(), { once: true })
+      while (!signal.aborted) {
+        const next = waiting.shift()
+        if (next !== undefined) {
+          yield next
+          continue
+        }
+        wake = Promise.withResolvers()
+        await wake.promise
+      }
+    },
+  }
 }

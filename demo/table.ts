@@ -1,6 +1,6 @@
 /** The demo's live view: a table redrawn in place on a terminal, a line now and then elsewhere. */
 
-import Table from 'cli-table3'
+import { tableText } from '../common/cli/output.ts'
 
 /** Devices shown; the rest are counted. */
 const MAX_ROWS = 24
@@ -21,14 +21,14 @@ export interface View {
 }
 
 /** Draws views to `out`; returns the function that does. */
-export function createTable(out: NodeJS.WriteStream): (view: View) => void {
+export function createTable(out: NodeJS.WriteStream): (view: View) => Promise<void> {
   let lines = 0
-  return view => {
+  return async view => {
     if (!out.isTTY) {
       out.write(`${summary(view)}\n`)
       return
     }
-    const text = render(view)
+    const text = await render(view)
     out.write(`${lines > 0 ? `\x1b[${lines}F\x1b[J` : ''}${text}\n`)
     lines = text.split('\n').length
   }
@@ -43,13 +43,8 @@ function summary(view: View): string {
   )
 }
 
-function render(view: View): string {
-  const table = new Table({
-    head: ['sensor', 'last value'],
-    colAligns: ['left', 'right'],
-    style: { head: [], border: [] },
-  })
-  for (const [device, value] of view.lastValues.slice(0, MAX_ROWS)) table.push([device, String(value)])
+async function render(view: View): Promise<string> {
   const more = view.lastValues.length - MAX_ROWS
-  return `${table.toString()}\n${more > 0 ? `and ${more} more; ` : ''}${summary(view)}`
+  const table = await tableText(['sensor', 'last value'], view.lastValues.slice(0, MAX_ROWS))
+  return `${table}\n${more > 0 ? `and ${more} more\n` : ''}\n${summary(view)}`
 }

@@ -54,6 +54,14 @@ export async function printTable(
   headings: readonly string[],
   rows: readonly (readonly (string | number)[])[],
 ): Promise<void> {
+  stream.write(`${await tableText(headings, rows)}\n`)
+}
+
+/** Rows under headings in columns; columns of numbers stand to the right. */
+export async function tableText(
+  headings: readonly string[],
+  rows: readonly (readonly (string | number)[])[],
+): Promise<string> {
   const { default: Table } = await import('cli-table3')
   const bare = { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '' }
   const none = { 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '' }
@@ -66,7 +74,7 @@ export async function printTable(
     ),
   })
   for (const row of rows) table.push([...row])
-  stream.write(`${trimEnds(table.toString())}\n`)
+  return trimEnds(table.toString())
 }
 
 function trimEnds(text: string): string {
