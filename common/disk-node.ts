@@ -1,11 +1,11 @@
-import { randomBytes } from 'node:crypto'
-import { constants, fdatasync, fstat, ftruncate, read, readFileSync, writev } from 'node:fs'
+import { constants, fdatasync, fstat, ftruncate, read, writev } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
 import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import type { Disk, DiskFile, OpenMode } from './env.ts'
-import { systemErrorCode, TributaryError } from './errors.ts'
+import { systemErrorCode } from './errors.ts'
+import { lockFolder } from './lock-node.ts'
 
 /** The real disk. */
 
@@ -13,17 +13,11 @@ const datasyncFd = promisify(fdatasync)
 const statFd = promisify(fstat)
 const truncateFd = promisify(ftruncate)
 
-/** Folders locked by this process, which its own lock files can't tell it. */
-const lockedHere = new Set<string>()
-const LOCK_ATTEMPTS = 5
-
 /** Files and folders of this machine, errors as Node gives them. */
 export function nodeDisk(): Disk {
   return {
     open: openFile,
-    mkdir: async path => {
-      await mkdir(path, { recursive: true })
-    },
+    mkdir: makeFolder,
     list: async path => {
       try {
         return (await readdir(path)).sort()
@@ -50,7 +44,18 @@ export function nodeDisk(): Disk {
       const { bavail, blocks, bsize } = await statfs(path)
       return { freeBytes: bavail * bsize, totalBytes: blocks * bsize }
     },
-    lock,
+    lock: lockFolder,
+  }
+}
+
+/** Made folders are as durable as the files that will be in them: each one's entry in its parent is synced. */
+async function makeFolder(path: string): Promise<void> {
+  const first = await mkdir(path, { recursive: true })
+  if (first === undefined) return
+  const top = dirname(resolve(first))
+  for (let parent = dirname(resolve(path)); ; parent = dirname(parent)) {
+    await syncDir(parent)
+    if (parent === top) return
   }
 }
 
@@ -144,96 +149,4 @@ async function replaceFile(path: string, content: Uint8Array): Promise<void> {
   })
   await rename(beside, path)
   await syncDir(dirname(path))
-}
-
-interface Holder {
-  pid: number
-  /** Tells a process from a later one with its pid; '' where the system does not say. */
-  startedAt: string
-}
-
-/** Clock ticks between boot and the start of the process, with the boot's id (Linux). */
-function startOf(pid: number): string {
-  try {
-    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
-    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ')
-    return `${boot}/${fields?.[19] ?? ''}`
-  } catch {
-    return ''
-  }
-}
-
-function isAlive(holder: Holder): boolean {
-  try {
-    process.kill(holder.pid, 0)
-  } catch (error) {
-    if (systemErrorCode(error) === 'ESRCH') return false
-  }
-  const now = startOf(holder.pid)
-  return now === '' || holder.startedAt === '' || now === holder.startedAt
-}
-
-function parseHolder(text: string): Holder | undefined {
-  const [pid, startedAt] = text.trim().split(' ')
-  const number = Number(pid)
-  return Number.isInteger(number) && number > 0 ? { pid: number, startedAt: startedAt ?? '' } : undefined
-}
-
-/**
- * A `lock` file naming process and start time, made by an exclusive create so that two starters cannot both have it; it
- * is taken over from a process that is no more.
- */
-async function lock(path: string): Promise<() => Promise<void>> {
-  const folder = resolve(path)
-  const file = `${folder}/lock`
-  if (lockedHere.has(folder)) throw inUse(folder, process.pid)
-  lockedHere.add(folder)
-  try {
-    await takeLock(file, folder)
-  } catch (error) {
-    lockedHere.delete(folder)
-    throw error
-  }
-  return async () => {
-    if (lockedHere.delete(folder)) await rm(file, { force: true })
-  }
-}
-
-async function takeLock(file: string, folder: string): Promise<void> {
-  const mine = `${process.pid} ${startOf(process.pid)}\n`
-  for (let attempt = 0; attempt < LOCK_ATTEMPTS; attempt++) {
-    try {
-      await withHandle(file, 'wx', handle => handle.writeFile(mine))
-      return
-    } catch (error) {
-      if (systemErrorCode(error) !== 'EEXIST') throw error
-    }
-    const text = await readFile(file, 'utf8').catch(() => '')
-    const holder = parseHolder(text)
-    if (holder !== undefined && holder.pid !== process.pid && isAlive(holder)) throw inUse(folder, holder.pid)
-    await takeAway(file, text)
-  }
-  throw inUse(folder, 0)
-}
-
-/** Removes a dead holder's lock, but puts back what another starter has put there meanwhile. */
-async function takeAway(file: string, text: string): Promise<void> {
-  const aside = `${file}.${randomBytes(6).toString('hex')}`
-  try {
-    await rename(file, aside)
-  } catch (error) {
-    if (systemErrorCode(error) === 'ENOENT') return
-    throw error
-  }
-  if ((await readFile(aside, 'utf8')) === text) await rm(aside, { force: true })
-  else await rename(aside, file)
-}
-
-function inUse(folder: string, pid: number): TributaryError {
-  const who = pid === 0 ? 'another process' : pid === process.pid ? 'this process' : `process ${pid}`
-  return new TributaryError(
-    'directory_in_use',
-    `${folder} is in use by ${who}: stop it, or give this one another directory with --data`,
-    { details: { pid } },
-  )
 }

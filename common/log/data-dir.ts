@@ -24,7 +24,7 @@ import type { DataDir, DataDirOptions, Log, LogOptions } from './types.ts'
  * A data directory:
  *
  *   meta.json            format version, directory id, journal id
- *   lock                 held by the one process that uses it
+ *   lock-<n>             held by the one process that uses it (the Disk's)
  *   journal-0 journal-1  commit records, overwritten in turn (journal-format.ts)
  *   checkpoint           what the segments hold durably, and from which commit the journal is needed
  *   reserve              space to give up when the disk is full
