@@ -15,6 +15,7 @@ import type { AppendDone, Ingest, RoutedRecord } from './ports.ts'
 import type { Space } from './space.ts'
 import { createSpace, resolveBudget } from './space.ts'
 import { Topic } from './topic.ts'
+import { turnClock } from './turn-clock.ts'
 
 /**
  * The local logs of an edge: takes records and session changes into group commits, in arrival order, and keeps them until
@@ -74,6 +75,7 @@ export class Store implements Ingest {
   readonly space: Space
   readonly #context: LaneContext
   readonly #maxBatchBytes: number
+  readonly #nowMs: () => number
   readonly #opening = new Set<string>()
   readonly #waiting: Waiting[] = []
   #waitingBytes = 0
@@ -97,6 +99,7 @@ export class Store implements Ingest {
     budgetBytes: number,
   ) {
     this.env = env
+    this.#nowMs = turnClock(env.clock)
     this.config = config
     this.directory = directory
     this.alarms = alarms
@@ -202,8 +205,7 @@ export class Store implements Ingest {
     if (room === 'full') return this.#refuse(fullError(record.topic), done)
     const lane = must(topic.lanes[record.lane], `topic ${record.topic} has lane ${record.lane}`)
     const { timestampMs, key, value, headers, headerCount } = record
-    const nowMs = Math.floor(this.env.clock.nowMs())
-    if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, nowMs)) {
+    if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, this.#nowMs())) {
       return this.#refuse(tooLarge(record.topic, this.#maxBatchBytes), done)
     }
     if (isNew) this.groups.note(session)

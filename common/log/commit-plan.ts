@@ -192,3 +192,18 @@ export function unplan(writes: readonly SegmentWrite[]): void {
     if (write.isNew) write.log.segments = write.log.segments.filter(segment => segment !== write.segment)
   }
 }
+
+/** Whether it may be written into the reserve on a full disk. */
+export function mayUseReserve(turn: Turn): boolean {
+  return turn.items.every(item => item.kind === 'fact' || item.useReserve)
+}
+
+/** Tells all of the turns' callers that they failed. */
+export function rejectAll(turns: readonly Turn[], error: TributaryError): void {
+  for (const turn of turns) for (const item of turn.items) item.reject(error)
+}
+
+/** Bytes of batches in the turns. */
+export function waitingBytes(turns: readonly Turn[]): number {
+  return turns.reduce((total, turn) => total + turn.dataBytes, 0)
+}

@@ -3,8 +3,18 @@ import type { Clock, Disk, Timer } from '../env.ts'
 import { messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { Checkpointer } from './checkpointer.ts'
+import { newCommitCounters } from './commit-counters.ts'
 import type { DataItem, FactItem, Turn } from './commit-plan.ts'
-import { entryCost, journalEntries, planWrites, stampRun, unplan } from './commit-plan.ts'
+import {
+  entryCost,
+  journalEntries,
+  mayUseReserve,
+  planWrites,
+  rejectAll,
+  stampRun,
+  unplan,
+  waitingBytes,
+} from './commit-plan.ts'
 import type { FilePool } from './files.ts'
 import type { Journal } from './journal.ts'
 import { ENTRY_BYTES, JOURNAL_BLOCK_BYTES } from './journal-format.ts'
@@ -17,6 +27,8 @@ import { eachAtMost } from './work.ts'
 
 /** One commit gathers up to this much, so that a long queue is acked in steps; one turn may be larger. */
 const MAX_COMMIT_BYTES = 8 * 1024 * 1024
+/** A commit of so much waits no longer for company: more of it would save no writes to the disk worth the wait. */
+const WORTH_COMMITTING_BYTES = 128 * 1024
 /** Appends waiting for their commit; beyond it `append` rejects with `throttled`. */
 const MAX_PENDING_BYTES = 128 * 1024 * 1024
 /** Segment writes under way at once: the thread pool has other users. */
@@ -37,17 +49,6 @@ export interface CommitterOptions {
   maxPendingBytes?: number
 }
 
-export interface CommitCounters {
-  commits: number
-  committedBytes: number
-  commitFailures: number
-  pendingAppends: number
-  pendingBytes: number
-  diskFullRejections: number
-  throttledRejections: number
-  checkpoints: number
-}
-
 /**
  * Group commit. Turns queue up; a commit takes those that are there, writes their batches to the segments without
  * sync, then to the journal with one fdatasync, then acks. Only one commit is under way at a time, so what a valid
@@ -57,16 +58,7 @@ export class Committer {
   readonly #options: CommitterOptions
   readonly #maxPendingBytes: number
   readonly #maxCommitBytes: number
-  readonly counters: CommitCounters = {
-    commits: 0,
-    committedBytes: 0,
-    commitFailures: 0,
-    pendingAppends: 0,
-    pendingBytes: 0,
-    diskFullRejections: 0,
-    throttledRejections: 0,
-    checkpoints: 0,
-  }
+  readonly counters = newCommitCounters()
   #turns: Turn[] = []
   #openTurn: Turn | undefined
   #collectors: (() => void)[] = []
@@ -146,7 +138,7 @@ export class Committer {
     if (item.kind === 'data') {
       this.counters.pendingAppends++
       this.counters.pendingBytes += dataBytes
-      if (this.counters.pendingBytes >= this.#maxCommitBytes) this.hurry()
+      if (this.#hurry !== undefined && this.#isWorthwhile()) this.hurry()
     }
     this.#wake()
   }
@@ -172,6 +164,10 @@ export class Committer {
     if (this.#collectors.length === 0) this.#collectorsSinceMs = this.#options.clock.monotonicMs()
     this.#collectors.push(collect)
     this.#wake()
+  }
+
+  #isWorthwhile(): boolean {
+    return waitingBytes(this.#turns) >= Math.min(WORTH_COMMITTING_BYTES, this.#maxCommitBytes)
   }
 
   /** Ends the wait for company. */
@@ -214,8 +210,8 @@ export class Committer {
   async #waitForCompany(): Promise<void> {
     const { clock, commitMs } = this.#options
     const sinceMs = this.#turns[0]?.arrivedMs ?? this.#collectorsSinceMs
-    const waitMs = sinceMs + commitMs - clock.monotonicMs()
-    if (commitMs > 0 && waitMs > 0 && !this.#hurried) {
+    const waitMs = this.#hurried || this.#isWorthwhile() ? 0 : sinceMs + commitMs - clock.monotonicMs()
+    if (commitMs > 0 && waitMs > 0) {
       let timer: Timer | undefined
       await new Promise<void>(resolve => {
         this.#hurry = resolve
@@ -486,11 +482,3 @@ export class Committer {
 
 /** Journal bytes of a fact at most: an entry with the longest name. */
 const ENTRY_AT_MOST = ENTRY_BYTES + MAX_LOG_NAME_BYTES
-
-function mayUseReserve(turn: Turn): boolean {
-  return turn.items.every(item => item.kind === 'fact' || item.useReserve)
-}
-
-function rejectAll(turns: readonly Turn[], error: TributaryError): void {
-  for (const turn of turns) for (const item of turn.items) item.reject(error)
-}
