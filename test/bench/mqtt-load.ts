@@ -23,6 +23,8 @@ export interface LoadOptions {
 
 export interface LoadResult {
   messagesPerSecond: number
+  /** Acked over all, warm-up included. */
+  messages: number
   publishP50Ms: number
   publishP99Ms: number
 }
@@ -138,7 +140,7 @@ async function main(options: LoadOptions): Promise<LoadResult> {
   for (const connection of connections) connection.socket.removeAllListeners('close').destroy()
   const sorted = samples.subarray(0, sampled).sort()
   const at = (q: number): number => sorted[Math.floor(q * (sorted.length - 1))] ?? 0
-  return { messagesPerSecond, publishP50Ms: at(0.5), publishP99Ms: at(0.99) }
+  return { messagesPerSecond, messages: acked, publishP50Ms: at(0.5), publishP99Ms: at(0.99) }
 }
 
 const options: LoadOptions = JSON.parse(process.argv[2] ?? '{}')
