@@ -29,8 +29,8 @@ export interface Rng {
   bytes(count: number): Uint8Array
 }
 
-/** How `Disk.open` treats a file: `read` must exist; `write` is created if missing and kept if there. */
-export type OpenMode = 'read' | 'write'
+/** How `Disk.open` treats a file: `read` and `update` must exist; `write` is created if missing and kept if there. `read` can't be written. */
+export type OpenMode = 'read' | 'update' | 'write'
 
 /** An open file. Writes are positional. Errors are Node system errors (`ENOSPC`, `EIO`). */
 export interface DiskFile {

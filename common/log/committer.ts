@@ -16,11 +16,12 @@ import {
   waitingBytes,
 } from './commit-plan.ts'
 import type { FilePool } from './files.ts'
+import type { IndexCache } from './index-cache.ts'
 import type { Journal } from './journal.ts'
 import { ENTRY_BYTES, JOURNAL_BLOCK_BYTES } from './journal-format.ts'
 import { MAX_LOG_NAME_BYTES } from './paths.ts'
 import type { Reserve } from './reserve.ts'
-import type { SegmentedLog, SegmentWrite } from './segmented-log.ts'
+import type { Segment, SegmentedLog, SegmentWrite } from './segmented-log.ts'
 import { indexLags, removeSegment, saveMeta } from './segmented-log.ts'
 import type { TailCache } from './tail-cache.ts'
 import { eachAtMost } from './work.ts'
@@ -44,6 +45,7 @@ export interface CommitterOptions {
   journal: Journal
   reserve: Reserve
   tailCache: TailCache
+  indexes: IndexCache
   /** What the checkpoint says of the logs, as of now. */
   snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint
   maxPendingBytes?: number
@@ -419,16 +421,20 @@ export class Committer {
     const { log, segment } = write
     if (write.isNew) {
       const sealed = log.segments[log.segments.indexOf(segment) - 1]
-      if (sealed !== undefined) this.inBackground(() => this.#seal(sealed))
+      if (sealed !== undefined) this.#seal(log, sealed)
     }
     const { readyIndex } = segment
     if (indexLags(segment)) this.inBackground(async () => readyIndex?.save(this.#options.disk, segment.path))
   }
 
-  async #seal(segment: SegmentedLog['segments'][number]): Promise<void> {
-    const { disk } = this.#options
-    await segment.readyIndex?.save(disk, segment.path)
-    await saveMeta(segment, disk)
+  #seal(log: SegmentedLog, segment: Segment): void {
+    const { disk, indexes } = this.#options
+    const { readyIndex } = segment
+    this.inBackground(async () => {
+      await readyIndex?.save(disk, segment.path)
+      await saveMeta(segment, disk)
+    })
+    if (readyIndex !== undefined) indexes.used(log, segment, readyIndex)
   }
 
   /** Queues work that nothing waits for; its failure costs a rebuild, nothing else. */

@@ -5,6 +5,7 @@ import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import { Committer } from './committer.ts'
 import { FilePool } from './files.ts'
+import { IndexCache } from './index-cache.ts'
 import { Journal } from './journal.ts'
 import type { EntryKind } from './journal-format.ts'
 import { JOURNAL_BLOCK_BYTES, plainEntry } from './journal-format.ts'
@@ -246,6 +247,7 @@ class OpenDataDir implements DataDir {
     this.#nextLogId = recovered.nextLogId
     for (const log of recovered.logs) this.#logs.set(log.name, log)
     const tailCache = new TailCache(options.tailCacheBytes)
+    const indexes = new IndexCache()
     this.#reserve = new Reserve(env.disk, path, options.reserveBytes)
     this.#reserve.restoreSoon()
     this.#committer = new Committer({
@@ -258,9 +260,17 @@ class OpenDataDir implements DataDir {
       journal,
       reserve: this.#reserve,
       tailCache,
+      indexes,
       snapshot: (firstCommit, cleanShutdown) => this.#snapshot(firstCommit, cleanShutdown),
     })
-    this.#context = { clock: env.clock, disk: env.disk, files, committer: this.#committer, tailCache }
+    this.#context = {
+      clock: env.clock,
+      disk: env.disk,
+      files,
+      committer: this.#committer,
+      tailCache,
+      indexes,
+    }
   }
 
   #snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint {
@@ -351,7 +361,10 @@ class OpenDataDir implements DataDir {
       },
       true,
     )
-    for (const segment of log.segments) this.#input.files.forget(`${segment.path}.log`)
+    for (const segment of log.segments) {
+      this.#input.files.forget(`${segment.path}.log`)
+      this.#context.indexes.forget(segment)
+    }
     await removeLogFiles(disk, log.folder)
     await syncParents(disk, this.path, name)
     this.#removing.delete(name)
@@ -374,6 +387,8 @@ class OpenDataDir implements DataDir {
       ...this.#committer.counters,
       fdatasyncP50Ms: journal.syncTimeMs(0.5),
       fdatasyncP99Ms: journal.syncTimeMs(0.99),
+      indexBytes: this.#context.indexes.sizeBytes(),
+      indexesEvicted: this.#context.indexes.evicted(),
     }
   }
 

@@ -61,6 +61,7 @@ export async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog>
     active.firstTimeMs = plan.firstTimeMs
     active.lastTimeMs = plan.lastTimeMs
   }
+  checkStart(run, plan, log)
   await checkEnd(run, plan, log)
   if (!run.report.cleanShutdown) await verifyBatches(run, plan, log)
   for (const damage of log.damage) log.isolated.add(damage)
@@ -100,7 +101,10 @@ async function replaySegments(
       await run.files.use(`${path}.log`, file =>
         copyRange(run, file, position, `${path}.log`, position, length),
       )
-    } else continue
+    } else {
+      // Nothing is left of it; what was in it is found missing when the log is checked.
+      await run.files.write(`${path}.log`, file => file.sizeBytes())
+    }
     run.dirty.add(path)
     run.folders.add(folder)
   }
@@ -225,6 +229,7 @@ async function cutTail(run: Run, plan: LogPlan, path: string, end: number, size:
   await run.files.write(file, open => open.truncate(end))
   await run.disk.remove(`${path}.index`)
   await run.disk.remove(`${path}.timeindex`)
+  await run.disk.remove(`${path}.meta`)
   run.dirty.add(path)
 }
 
@@ -260,6 +265,22 @@ function setEnds(log: SegmentedLog): void {
   })
 }
 
+/** A first segment that begins past the log's start: what should be before it is lost. */
+function checkStart(run: Run, plan: LogPlan, log: SegmentedLog): void {
+  const first = log.segments[0]
+  if (first === undefined || first.baseOffset <= plan.startOffset) return
+  const { startOffset: fromOffset } = plan
+  if (log.damage.some(known => known.fromOffset <= fromOffset && known.toOffset >= first.baseOffset)) return
+  addDamage(run, log, {
+    fromOffset,
+    toOffset: first.baseOffset,
+    segment: `${segmentPath(log.folder, fromOffset)}.log`,
+    bytePosition: 0,
+    resumePosition: -1,
+    reason: 'the segments before the first one found are missing',
+  })
+}
+
 /** A log whose last segment is shorter than it was known to be lost acked batches: damage up to its end. */
 async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<void> {
   if (plan.segmentBase < 0 || plan.position === 0) return
@@ -268,7 +289,6 @@ async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<voi
   if (whole) return
   const known = log.damage.some(damage => damage.toOffset === plan.endOffset && damage.resumePosition < 0)
   if (known && active?.baseOffset === plan.segmentBase) return
-  run.report.belowDurableEnd = true
   let fromOffset = active?.baseOffset ?? plan.startOffset
   let position = 0
   if (active !== undefined) {
@@ -279,7 +299,9 @@ async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<voi
       position = result.position
     })
   }
+  // All of it was truncated away, files included.
   if (fromOffset >= plan.endOffset) return
+  run.report.belowDurableEnd = true
   addDamage(run, log, {
     fromOffset,
     toOffset: plan.endOffset,

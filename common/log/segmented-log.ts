@@ -3,6 +3,7 @@ import { readI32, readI64, readU32, writeI64, writeU32 } from '../bytes.ts'
 import { crc32c } from '../crc32c.ts'
 import type { Disk, DiskFile } from '../env.ts'
 import type { FilePool } from './files.ts'
+import type { IndexCache } from './index-cache.ts'
 import { SegmentIndex } from './indexes.ts'
 import { SEGMENT_SUFFIXES, segmentPath } from './paths.ts'
 import { headerOr, resync, scanBatches } from './scan.ts'
@@ -14,7 +15,7 @@ const SAVE_INDEX_AT_ENTRIES = 1024
 /** Offsets within a segment are kept in 32 bits. */
 const MAX_SEGMENT_OFFSETS = 2 ** 31
 const MAX_SEGMENT_BYTES = 2 ** 31
-const META_BYTES = 28
+const META_BYTES = 36
 
 /** One segment: a file of batches end to end. */
 export interface Segment {
@@ -156,6 +157,9 @@ export class SegmentedLog {
       for (const buffer of write.buffers)
         position = indexBatches(segment, segment.readyIndex, buffer, position)
       segment.maxEventTimeMs = segment.readyIndex.maxTimeMs()
+    } else if (segment.maxEventTimeMs !== undefined) {
+      for (const buffer of write.buffers)
+        segment.maxEventTimeMs = Math.max(segment.maxEventTimeMs, newestEventTime(buffer))
     }
     segment.sizeBytes = write.position + write.length
     segment.endOffset = write.endOffset
@@ -176,6 +180,14 @@ function indexBatches(segment: Segment, index: SegmentIndex, bytes: Uint8Array, 
   return from + at
 }
 
+function newestEventTime(bytes: Uint8Array): number {
+  let newest = Number.MIN_SAFE_INTEGER
+  for (let at = 0; at < bytes.length; at += readI32(bytes, at + 8) + 12) {
+    newest = Math.max(newest, readI64(bytes, at + 35))
+  }
+  return newest
+}
+
 /** True where an open segment's index files lag far enough to be written. */
 export function indexLags(segment: Segment): boolean {
   return segment.readyIndex !== undefined && segment.readyIndex.unsavedEntries() >= SAVE_INDEX_AT_ENTRIES
@@ -185,17 +197,25 @@ export function indexLags(segment: Segment): boolean {
  * The segment's index, loaded or rebuilt: the files are taken as far as they agree with the segment, the rest is
  * scanned. Reads headers only; whoever reads batches checks them.
  */
-export function segmentIndex(
+export async function segmentIndex(
   segment: Segment,
   log: SegmentedLog,
-  disk: Disk,
-  files: FilePool,
+  { disk, files, indexes }: IndexDeps,
 ): Promise<SegmentIndex> {
   segment.index ??= loadIndex(segment, log, disk, files).catch(error => {
     segment.index = undefined
     throw error
   })
-  return segment.index
+  const index = await segment.index
+  indexes.used(log, segment, index)
+  return index
+}
+
+/** What finding an index takes. */
+export interface IndexDeps {
+  disk: Disk
+  files: FilePool
+  indexes: IndexCache
 }
 
 /** Forgets the index and its files, so that the next reader rebuilds it. */
@@ -212,12 +232,13 @@ async function loadIndex(
   disk: Disk,
   files: FilePool,
 ): Promise<SegmentIndex> {
+  const { cuts } = log
   const loaded = await SegmentIndex.load(disk, segment.path, segment.sizeBytes)
   return files.use(`${segment.path}.log`, async file => {
     const index = (await agrees(loaded, segment, file)) ? loaded : new SegmentIndex()
     await catchUp(index, segment, log, file)
     // The commit path adds to it from here on; nothing was awaited since the last pass found it complete.
-    if (index.endPosition() >= segment.sizeBytes) {
+    if (log.cuts === cuts && index.endPosition() >= segment.sizeBytes) {
       segment.readyIndex = index
       segment.maxEventTimeMs = index.maxTimeMs()
     }
@@ -263,14 +284,18 @@ async function catchUp(
   }
 }
 
-/** Writes the sidecar: first and last hub time, newest event time, CRC-32C. Not synced. */
+/**
+ * Writes the sidecar: first and last hub time, newest event time, size of the segment that they are of, CRC-32C. Not synced:
+ * after a crash it may be there though what it is of is not, or the other way round.
+ */
 export async function saveMeta(segment: Segment, disk: Disk): Promise<void> {
   if (segment.firstTimeMs === undefined || segment.lastTimeMs === undefined) return
   const bytes = new Uint8Array(META_BYTES)
   writeI64(bytes, 0, segment.firstTimeMs)
   writeI64(bytes, 8, segment.lastTimeMs)
   writeI64(bytes, 16, segment.maxEventTimeMs ?? Number.MAX_SAFE_INTEGER)
-  writeU32(bytes, 24, crc32c(bytes.subarray(0, 24)))
+  writeI64(bytes, 24, segment.sizeBytes)
+  writeU32(bytes, 32, crc32c(bytes.subarray(0, 32)))
   const file = await disk.open(`${segment.path}.meta`, 'write')
   try {
     await file.writev([bytes], 0)
@@ -279,13 +304,17 @@ export async function saveMeta(segment: Segment, disk: Disk): Promise<void> {
   }
 }
 
-/** Fills in what the sidecar knows; a missing or damaged one leaves the times unknown, which keeps the segment. */
+/**
+ * Fills in what the sidecar knows. One that is missing, damaged or of the segment when it was shorter leaves the times
+ * unknown, which keeps the segment.
+ */
 export async function loadMeta(segment: Segment, disk: Disk): Promise<void> {
   if (segment.metaLoaded) return
   segment.metaLoaded = true
   try {
     const bytes = await disk.readFile(`${segment.path}.meta`)
-    if (bytes.length < META_BYTES || crc32c(bytes.subarray(0, 24)) !== readU32(bytes, 24)) return
+    if (bytes.length < META_BYTES || crc32c(bytes.subarray(0, 32)) !== readU32(bytes, 32)) return
+    if (readI64(bytes, 24) !== segment.sizeBytes) return
     segment.firstTimeMs ??= readI64(bytes, 0)
     segment.lastTimeMs ??= readI64(bytes, 8)
     const event = readI64(bytes, 16)

@@ -186,4 +186,7 @@ export interface DataDirStats {
   /** Appends refused because too much was waiting. */
   throttledRejections: number
   checkpoints: number
+  /** Memory of the indexes of closed segments, and how many made room for others. */
+  indexBytes: number
+  indexesEvicted: number
 }

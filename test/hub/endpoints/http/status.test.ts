@@ -53,6 +53,8 @@ describe('what the hub says of itself', () => {
       diskFullRejections: 3,
       throttledRejections: 0,
       checkpoints: 1,
+      indexBytes: 0,
+      indexesEvicted: 0,
     }
     const hub = await serve({ readings: dataDirReadings(() => stats) })
     const first = (await hub.call('GET', '/metrics')).text
