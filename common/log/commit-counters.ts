@@ -1,5 +1,5 @@
 /** What a committer counts; see DataDirStats. */
-interface CommitCounters {
+export interface CommitCounters {
   commits: number
   committedBytes: number
   commitFailures: number
@@ -10,6 +10,7 @@ interface CommitCounters {
   checkpoints: number
 }
 
+/** All zero. */
 export function newCommitCounters(): CommitCounters {
   return {
     commits: 0,
