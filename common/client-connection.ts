@@ -166,7 +166,7 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
     return new Promise((resolve, reject) => {
       const giveUp = (): void => {
         waiters.delete(waiter)
-        const message = `${options.wsUrl} was not reached in ${Math.round(waitMs)} ms: is the hub running there? (${lastError.message})`
+        const message = `${options.wsUrl} was not reached in ${Math.round(waitMs)} ms: ${lastError.message}`
         reject(new TributaryError('not_available', message, { cause: lastError }))
       }
       // Timers hold no more than 2^31 - 1 ms.
