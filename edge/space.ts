@@ -1,7 +1,7 @@
 import { utf8 } from '../common/bytes.ts'
 import type { Disk, Timer } from '../common/env.ts'
 import { messageOf } from '../common/errors.ts'
-import { GIB, HOUR_MS, MINUTE_MS, SECOND_MS } from '../common/limits.ts'
+import { GIB, MINUTE_MS, SECOND_MS } from '../common/limits.ts'
 import type { RetentionClock } from '../common/log/retention.ts'
 import { advanceRetentionClock, startRetentionClock } from '../common/log/retention.ts'
 import type { StateEntry, StateLog } from '../common/log/types.ts'
@@ -227,7 +227,7 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     },
     make,
     committed: (lane, offset) => {
-      const spacing = Math.min(HOUR_MS, Math.max(MINUTE_MS, keepAckedMs(lane) * MARK_SHARE))
+      const spacing = Math.max(MINUTE_MS, keepAckedMs(lane) * MARK_SHARE)
       lane.noteCommitted(offset, clock.timeMs, spacing)
       const { ledger } = lane
       ledger.gaps = pruneGaps(ledger.gaps, offset)
