@@ -47,7 +47,7 @@ export interface DiskFile {
 
 export interface Disk {
   open(path: string, mode: OpenMode): Promise<DiskFile>
-  /** Creates the folder and its parents. */
+  /** Creates the folder and its parents, durably. */
   mkdir(path: string): Promise<void>
   /** Names in the folder, sorted; empty where it does not exist. */
   list(path: string): Promise<string[]>

@@ -113,6 +113,11 @@ export function dataDirReadings(stats: () => DataDirStats): Reading[] {
     ),
     counter('checkpoints_total', 'Checkpoints written.', stats => stats.checkpoints),
     counter(
+      'background_failures_total',
+      'Index files, sidecars and removals of old segments that failed.',
+      stats => stats.backgroundFailures,
+    ),
+    counter(
       'indexes_evicted_total',
       'Indexes of closed segments that made room for others.',
       stats => stats.indexesEvicted,

@@ -8,6 +8,7 @@ export interface CommitCounters {
   diskFullRejections: number
   throttledRejections: number
   checkpoints: number
+  backgroundFailures: number
 }
 
 /** All zero. */
@@ -21,5 +22,6 @@ export function newCommitCounters(): CommitCounters {
     diskFullRejections: 0,
     throttledRejections: 0,
     checkpoints: 0,
+    backgroundFailures: 0,
   }
 }

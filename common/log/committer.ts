@@ -1,6 +1,6 @@
 import { assert } from '../assert.ts'
 import type { Clock, Disk, Timer } from '../env.ts'
-import { messageOf, systemErrorCode, TributaryError } from '../errors.ts'
+import { isDiskFull, messageOf, TributaryError } from '../errors.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { Checkpointer } from './checkpointer.ts'
 import { newCommitCounters } from './commit-counters.ts'
@@ -299,7 +299,7 @@ export class Committer {
       try {
         await files.write(`${write.segment.path}.log`, file => file.writev(write.buffers, write.position))
       } catch (error) {
-        if (systemErrorCode(error) !== 'ENOSPC') throw error
+        if (!isDiskFull(error)) throw error
         full = true
       }
     })
@@ -443,7 +443,8 @@ export class Committer {
       try {
         await work()
       } catch {
-        // A rebuildable file could not be written.
+        // A rebuildable file could not be written, or one that is no longer needed not removed before the next start.
+        this.counters.backgroundFailures++
       }
     })
   }
@@ -465,6 +466,11 @@ export class Committer {
     this.#hurry?.()
     this.#onFailed?.(failure)
     return failure
+  }
+
+  /** Resolves when what was queued in the background so far is done. */
+  backgroundDone(): Promise<void> {
+    return this.#background
   }
 
   /** Takes what collectors still hold, refuses new appends and waits for the rest. */

@@ -1,6 +1,6 @@
 import { utf8, utf8Text } from '../bytes.ts'
 import type { Clock, Disk, DiskFile, Env } from '../env.ts'
-import { systemErrorCode, TributaryError } from '../errors.ts'
+import { isDiskFull, TributaryError } from '../errors.ts'
 import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import { Committer } from './committer.ts'
@@ -96,7 +96,7 @@ export async function openDataDir(
   } catch (error) {
     await files.closeAll()
     await unlock()
-    if (systemErrorCode(error) !== 'ENOSPC') throw error
+    if (!isDiskFull(error)) throw error
     throw new TributaryError('disk_full', `no space left to open ${path}: free some`, { cause: error })
   }
 }
@@ -365,6 +365,8 @@ class OpenDataDir implements DataDir {
       this.#input.files.forget(`${segment.path}.log`)
       this.#context.indexes.forget(segment)
     }
+    // Index files on their way to the folder would come too late to be removed with it.
+    await this.#committer.backgroundDone()
     await removeLogFiles(disk, log.folder)
     await syncParents(disk, this.path, name)
     this.#removing.delete(name)

@@ -8,6 +8,7 @@ import { SegmentIndex } from './indexes.ts'
 import { SEGMENT_SUFFIXES, segmentPath } from './paths.ts'
 import { headerOr, resync, scanBatches } from './scan.ts'
 import type { Tail } from './tail-cache.ts'
+import { emptyTail } from './tail-cache.ts'
 import type { Damage, LogOptions } from './types.ts'
 
 /** Entries gathered before an open segment's index files are brought up to date. */
@@ -82,7 +83,7 @@ export class SegmentedLog {
   damage: Damage[] = []
   /** Damage that reads pass over; the rest they refuse. */
   isolated = new Set<Damage>()
-  readonly tail: Tail = { chunks: [], head: 0 }
+  readonly tail: Tail = emptyTail()
   /** Rises when offsets are cut, so that a read across it is done again. */
   cuts = 0
   rollNext = false

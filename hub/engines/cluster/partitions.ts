@@ -1,8 +1,7 @@
 import type { Logger } from 'pino'
-import type { Disk, Env } from '../../../common/env.ts'
+import type { Env } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
-import type { Snapshots } from '../../../common/log/snapshots.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { DataDir, Log, LogOptions } from '../../../common/log/types.ts'
 import type { Topic } from '../../ports.ts'
@@ -91,7 +90,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     const { topicId } = topic
     const name = nameOf(topicId, number)
     slot.log ??= await dataDir.openLog(name, logOptions(topic, context.maxBatchBytes))
-    const snapshots = await partitionSnapshots(env.disk, dataDir.path, topicId, number)
+    const snapshots = await openSnapshots(env.disk, snapshotFolder(dataDir.path, topicId, number))
     const partition = await openPartition({
       name: `${topic.name}/${number}`,
       log: slot.log,
@@ -194,26 +193,6 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
 
 function snapshotFolder(path: string, topicId: string, partition: number): string {
   return `${path}/producers/${topicId}/${partition}`
-}
-
-/** A snapshot lets segments go, and is only as durable as the folders above it: they are synced before the first. */
-async function partitionSnapshots(
-  disk: Disk,
-  path: string,
-  topicId: string,
-  partition: number,
-): Promise<Snapshots> {
-  const snapshots = await openSnapshots(disk, snapshotFolder(path, topicId, partition))
-  return {
-    ...snapshots,
-    save: async (offset, bytes) => {
-      if (snapshots.newestOffset() === 0) {
-        for (const folder of [`${path}/producers/${topicId}`, `${path}/producers`, path])
-          await disk.syncDir(folder)
-      }
-      await snapshots.save(offset, bytes)
-    },
-  }
 }
 
 /** The log settings of a topic's partitions. A slow topic still gets a new segment a day, or nothing would ever grow old. */
