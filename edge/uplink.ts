@@ -215,6 +215,7 @@ class UplinkShell implements Uplink {
       this.#channel = dialChannel(link, {
         clock: env.clock,
         frames: 'uplink-hub',
+        heartbeat: this.#config,
         hello: {
           software: this.#options.software,
           edge: { id: this.#options.edgeId, session, clusterId, nowMs },
@@ -237,11 +238,11 @@ class UplinkShell implements Uplink {
   #up(): void {
     this.#connectedSinceMs = Math.floor(this.#clock.nowMs())
     this.#lastError = null
-    this.#reportSoon()
     this.#options.log.info(
       { hub: this.#store.config.hub, session: this.#state.session.session },
       'connected to the hub',
     )
+    this.#reportSoon()
   }
 
   #onClosed({ error }: ChannelClosed): void {
@@ -254,7 +255,6 @@ class UplinkShell implements Uplink {
     this.#whenClosed()
   }
 
-  #reportSoon(): void {
   /** Says so once for each reason, not at every attempt. */
   #away(reason: string): void {
     if (reason === this.#lastError) return
@@ -265,6 +265,7 @@ class UplinkShell implements Uplink {
     )
   }
 
+  #reportSoon(): void {
     this.#reportTimer?.cancel()
     this.#reportTimer = this.#clock.setTimer(() => {
       if (this.#state.connection.phase !== 'up') return
