@@ -22,7 +22,12 @@ import { createLogs } from './logs.ts'
 import type { Metadata } from './metadata.ts'
 import { openMetadata } from './metadata.ts'
 import type { PartitionTable } from './partitions.ts'
-import { createPartitionTable, MAX_OPENING_AT_ONCE } from './partitions.ts'
+import {
+  createPartitionTable,
+  MAX_OPENING_AT_ONCE,
+  removeSnapshots,
+  topicsWithSnapshots,
+} from './partitions.ts'
 import { engineReadings } from './readings.ts'
 import { createTopics } from './topics.ts'
 
@@ -114,6 +119,10 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   if (gapsTopic !== undefined) await partitions.use(gapsTopic, 0, async open => gaps.open(open))
   tellRecovery(dataDir, log)
   await openExisting(dataDir, metadata, partitions, log)
+  for (const topicId of await topicsWithSnapshots(env.disk, dataDir.path)) {
+    const wasDeleted = metadata.image().deletedTopic(topicId) !== undefined
+    if (wasDeleted) await removeSnapshots(env.disk, dataDir.path, topicId)
+  }
 
   const topics = createTopics(env, metadata, settings, partitions)
   const fleet = createFleet({ env, metadata, settings, partitions, log })

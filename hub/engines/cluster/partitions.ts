@@ -1,5 +1,5 @@
 import type { Logger } from 'pino'
-import type { Env } from '../../../common/env.ts'
+import type { Disk, Env } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
@@ -21,6 +21,8 @@ const LEADER_EPOCH = 0
 /** Partitions opened, or maintained, at once. */
 export const MAX_OPENING_AT_ONCE = 16
 
+/** Readers waiting for one partition that is not open; the next is refused, as one more at an open partition is. */
+const MAX_EARLY_READERS = 100_000
 /** Operations waiting for one partition to be opened; beyond it they are refused as `throttled`. */
 const MAX_WAITING_FOR_OPEN = 10_000
 
@@ -137,15 +139,14 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     })
   }
 
-  async function removePartition(topic: Topic, number: number): Promise<void> {
+  async function removePartition(topic: Topic, number: number, logs: ReadonlySet<string>): Promise<void> {
     const name = nameOf(topic.topicId, number)
     const slot = slots.get(name)
     await slot?.opening
     slots.delete(name)
     slot?.partition?.shut(new TributaryError('topic_deleted', `topic "${topic.name}" was deleted`))
     for (const reader of slot?.early ?? []) clock.soon(reader.listener)
-    if (dataDir.logNames().includes(name)) await dataDir.deleteLog(name)
-    await env.disk.remove(snapshotFolder(dataDir.path, topic.topicId, number))
+    if (slot?.log || logs.has(name)) await dataDir.deleteLog(name)
   }
 
   return {
@@ -158,6 +159,9 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     whenPast: (topic, number, offset, listener) => {
       const slot = slotOf(topic.topicId, number)
       if (slot.partition !== null) return slot.partition.whenPast(offset, listener)
+      if (slot.early.size >= MAX_EARLY_READERS) {
+        throw new TributaryError('limit_exceeded', `${MAX_EARLY_READERS} readers wait on this partition`)
+      }
       const reader: { offset: number; listener: () => void; cancel: (() => void) | null } = {
         offset,
         listener,
@@ -176,19 +180,31 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     },
     remove: async topic => {
       countersByTopic.delete(topic.topicId)
+      const logs = new Set(dataDir.logNames())
       for (let number = 0; number < topic.partitions; number++) {
         try {
-          await removePartition(topic, number)
+          await removePartition(topic, number, logs)
         } catch (error) {
           // The next start removes what is left.
           log.error({ topic: topic.name, partition: number, reason: messageOf(error) }, 'a deleted log stays')
         }
       }
+      await removeSnapshots(env.disk, dataDir.path, topic.topicId)
     },
     open: () => [...slots.values()].flatMap(slot => slot.partition ?? []),
     counters,
     logName: nameOf,
   }
+}
+
+/** Topics whose producers have snapshots, deleted ones of an interrupted deletion too. */
+export function topicsWithSnapshots(disk: Disk, path: string): Promise<string[]> {
+  return disk.list(`${path}/producers`)
+}
+
+/** Removes the producer snapshots of a topic that is no more; its logs must be gone first. */
+export async function removeSnapshots(disk: Disk, path: string, topicId: string): Promise<void> {
+  await disk.remove(`${path}/producers/${topicId}`)
 }
 
 function snapshotFolder(path: string, topicId: string, partition: number): string {

@@ -324,6 +324,18 @@ describe('retention', () => {
     expect((await values(partition)).slice(-2)).toEqual(['y', 'z'])
   })
 
+  it('takes no repeat of a client for new because the wall clock jumped', async () => {
+    const { partition, maintain, clock } = await withHours(1)
+    const { baseOffset } = await partition.append(runOf(5, 0, 2), 'all')
+    clock.jumpWall(30 * DAY_MS)
+    await maintain()
+    expect(await partition.append(runOf(5, 0, 2), 'all')).toEqual({ baseOffset })
+    clock.jumpWall(-30 * DAY_MS)
+    clock.advance(8 * DAY_MS)
+    await maintain()
+    expect(partition.producerStats().clients).toBe(0)
+  })
+
   it('keeps producers whose records are gone', async () => {
     const { partition, maintain, clock, disk, dataDir } = await withHours(1)
     await partition.startRun(id, { run: P, prev: null, reason: 'first' })
