@@ -121,6 +121,7 @@ export class Store implements Ingest {
     this.space = createSpace(this, budgetBytes)
     directory.onFailed(error => {
       this.#refusal = error
+      this.alarms.raise('disk', error.message)
       this.#failWaiting(error)
       this.#resolveFailed(error)
     })
