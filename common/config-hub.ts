@@ -26,7 +26,7 @@ export interface HubConfig {
   /** Whether clients without a token are let in on an address beyond loopback. */
   allowAnonymous: boolean
   logLevel: LogLevel
-  /** Whether a topic that an edge writes to is made where it is not there. */
+  /** Whether a topic that an edge or a producer writes to is made where it is not there; a deleted one is not. */
   autoCreateTopics: boolean
   defaultPartitions: number
   maxTopics: number

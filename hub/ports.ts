@@ -39,6 +39,12 @@ export interface Topics {
   byName(name: string): Topic
   /** Throws `unknown_topic`; `topic_deleted` where the id was deleted. */
   byId(topicId: string): Topic
+  /**
+   * The topic a producer is about to write to, made where it is not there and autoCreateTopics is on (Kafka's
+   * auto.create.topics.enable). Rejects with `unknown_topic`; `topic_deleted` where the name was deleted, which only an
+   * operator undoes; `invalid_argument` for a name that can be none; `limit_exceeded`.
+   */
+  forProducer(name: string): Promise<Topic>
   /** Rejects with `topic_exists`, `invalid_argument`, `limit_exceeded`. */
   create(request: CreateTopic): Promise<Topic>
   /** Changes settings; `partitions` may only grow. */
