@@ -84,7 +84,7 @@ export class CommitGroups {
   add(lane: Lane | null, bytes: number, session: readonly StateEntry[], done: AppendDone): void {
     const group = this.#group
     if (lane !== null) group.lanes.add(lane)
-    for (const { key, value } of session) group.session.set(key, value)
+    if (session.length > 0) for (const { key, value } of session) group.session.set(key, value)
     group.dones.push(done)
     group.bytes += bytes
     const { groupBytes, turnBytes } = this.#options

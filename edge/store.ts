@@ -209,7 +209,7 @@ export class Store implements Ingest {
     if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, this.#nowMs())) {
       return this.#refuse(tooLarge(record.topic, this.#maxBatchBytes), done)
     }
-    if (isNew) this.groups.note(session)
+    if (isNew && session.length > 0) this.groups.note(session)
     this.groups.add(lane, bytes, session, done)
     this.counters.appended++
     this.counters.appendedBytes += bytes
