@@ -413,7 +413,8 @@ function closeError(closed: LinkClosed): TributaryError | null {
 }
 
 /**
- * Anything thrown as a TributaryError, to tell a peer: failures without a code of ours are `not_available`, to be tried again.
+ * Anything thrown as a TributaryError, to tell a peer: failures without a code of ours are `not_available`, to be tried again, for
+ * what is refused for good an edge takes out of its log.
  * A broken invariant is thrown on, to end the process.
  */
 export function toTributaryError(error: unknown): TributaryError {

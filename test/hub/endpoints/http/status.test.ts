@@ -187,7 +187,7 @@ describe('requests that no route takes', () => {
     const answer = await hub.call('GET', '/v1/topics')
     expect(answer.status).toBe(500)
     expect(answer.text).not.toContain('secret')
-    expect(answer.json.error.code).toBe('not_available')
+    expect(answer.json.error.code).toBe('internal')
   })
 })
 
