@@ -204,8 +204,13 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     }, SWEEP_MS)
   }
 
+  function isExhausted(mayDrop: boolean): boolean {
+    return mayDrop ? exhausted.all : exhausted.acked
+  }
+
   function make(bytes: number, mayDrop: boolean): void {
-    if (making !== null || closed || roomFor(bytes) === 'yes') return
+    // Nothing changed since the last look found nothing: to look again would go round for ever without a pause.
+    if (making !== null || closed || isExhausted(mayDrop) || roomFor(bytes) === 'yes') return
     making = makeRoom(bytes, mayDrop)
       .catch((error: unknown) => {
         exhausted = { acked: true, all: true }
@@ -220,10 +225,9 @@ export function createSpace(store: Store, budgetBytes: number): Space {
   return {
     room: (bytes, mayDrop) => {
       const fitting = roomFor(bytes)
-      const isExhausted = mayDrop ? exhausted.all : exhausted.acked
-      if (fitting === 'soon' && !exhausted.acked) make(bytes, false)
+      if (fitting === 'soon') make(bytes, false)
       if (fitting !== 'no') return 'yes'
-      return isExhausted ? 'full' : 'wait'
+      return isExhausted(mayDrop) ? 'full' : 'wait'
     },
     make,
     committed: (lane, offset) => {
@@ -233,10 +237,12 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       ledger.gaps = pruneGaps(ledger.gaps, offset)
       pruneRuns(ledger.runs, Math.min(offset, ledger.startOffset))
       dirty.add(lane)
-      exhausted = { acked: false, all: exhausted.all }
+      exhausted = { acked: false, all: false }
     },
     changed: () => {
       stale = true
+      // What became durable may be dropped now.
+      exhausted = { acked: exhausted.acked, all: false }
     },
     diskFull: () => {
       freeBytes = 0
