@@ -182,6 +182,12 @@ export const hubSchema = value
         'at least twice storage.maxRecordBytes, so that every record fits a frame',
       )
     }
+    if (storage.journalBytes <= limits.maxFrameBytes) {
+      wrong(
+        'storage.journalBytes',
+        'more than limits.maxFrameBytes, so that what came in one frame fits a commit',
+      )
+    }
     if (storage.segmentBytes < storage.maxRecordBytes) {
       wrong('storage.segmentBytes', 'at least storage.maxRecordBytes')
     }

@@ -243,6 +243,7 @@ describe('errors name the key, the value and what is allowed', () => {
   test.each([
     ['hub: { http: "0.0.0.0:7600" }', 'unless tokenFile (--token-file) names tokens'],
     ['hub: { limits: { maxFrameBytes: 1MiB } }', 'at least twice storage.maxRecordBytes'],
+    ['hub: { storage: { journalBytes: 8MiB } }', 'more than limits.maxFrameBytes'],
     ['hub: { storage: { segmentBytes: 64KiB } }', 'expected at least storage.maxRecordBytes'],
     ['hub: { limits: { deadMs: 1 } }', 'expected more than limits.heartbeatMs'],
     ['hub: ws://h:1', 'hub is "ws://h:1"; expected a section of settings; the hub that an edge talks to'],
