@@ -297,6 +297,10 @@ export class Committer {
     let full = false
     await eachAtMost(MAX_WRITES_AT_ONCE, writes, async write => {
       try {
+        const sealed = write.isNew ? write.log.before(write.segment) : undefined
+        // What an earlier process cut off it may be in memory alone, and from here on no checkpoint says where it ends.
+        if (sealed !== undefined) await files.distrust(`${sealed.path}.log`)
+        this.touched(sealed?.path, undefined)
         await files.write(`${write.segment.path}.log`, file => file.writev(write.buffers, write.position))
       } catch (error) {
         if (!isDiskFull(error)) throw error
@@ -420,7 +424,7 @@ export class Committer {
   #maintainIndexes(write: SegmentWrite): void {
     const { log, segment } = write
     if (write.isNew) {
-      const sealed = log.segments[log.segments.indexOf(segment) - 1]
+      const sealed = log.before(segment)
       if (sealed !== undefined) this.#seal(log, sealed)
     }
     const { readyIndex } = segment

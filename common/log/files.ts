@@ -56,6 +56,11 @@ export class FilePool {
     }
   }
 
+  /** The next `sync` of `path` syncs it for what an earlier process left unsynced in it. */
+  distrust(path: string): Promise<void> {
+    return this.write(path, async () => {})
+  }
+
   /** Makes durable what was written to `path`; nothing to do where it was synced or removed since. */
   async sync(path: string): Promise<void> {
     await this.#evicting

@@ -196,6 +196,11 @@ async function cutBeyond(
     const end = knownEnd(run, plan, base)
     const size = await run.files.use(`${path}.log`, file => file.sizeBytes())
     if (size > end) await cutTail(run, plan, path, end, size)
+    else if (base !== plan.segmentBase && plan.ends.has(base) && !run.report.cleanShutdown) {
+      // Its end may be that of a truncation (a full disk) that is in memory alone, and nothing will say later where it ends.
+      await run.files.distrust(`${path}.log`)
+      run.dirty.add(path)
+    }
     if (end > 0 || base === plan.segmentBase) kept.push(base)
     else {
       await removeSegment(newSegment(folder, base), run.disk, run.files)

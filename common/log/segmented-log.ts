@@ -100,6 +100,11 @@ export class SegmentedLog {
     this.options = options
   }
 
+  /** The segment before this one. */
+  before(segment: Segment): Segment | undefined {
+    return this.segments[this.segments.lastIndexOf(segment) - 1]
+  }
+
   active(): Segment | undefined {
     return this.segments.at(-1)
   }

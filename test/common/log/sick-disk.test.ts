@@ -6,7 +6,7 @@ import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { DataDir, DataDirOptions, Log } from '../../../common/log/types.ts'
 import { FakeClock, seededRng } from '../../fake-clock.ts'
 import { FakeDisk } from '../../fake-disk.ts'
-import { DIR_OPTIONS, DIRECTORY, LOG_OPTIONS } from './model.ts'
+import { DIR_OPTIONS, DIRECTORY, LOG_OPTIONS, readAll } from './model.ts'
 
 /** What a disk may do beside losing what was not synced: refuse late, refuse by quota, refuse what nobody waits for. */
 
@@ -31,10 +31,10 @@ function batch(text: string): Uint8Array {
 async function open(
   disk: FakeDisk,
   options: Partial<DataDirOptions> = {},
-): Promise<{ dir: DataDir; log: Log }> {
+): Promise<{ disk: FakeDisk; dir: DataDir; log: Log }> {
   const env = { clock: new FakeClock(), rng: seededRng(2), disk }
   const dir = await openDataDir(DIRECTORY, { ...DIR_OPTIONS, ...options }, env)
-  return { dir, log: await dir.openLog('a', LOG_OPTIONS) }
+  return { disk, dir, log: await dir.openLog('a', LOG_OPTIONS) }
 }
 
 describe('a sick disk', () => {
@@ -83,6 +83,39 @@ describe('a sick disk', () => {
     const again = await open(disk, { tailCacheBytes: 0 })
     expect((await again.log.read(9, 100)).nextOffset).toBe(10)
   })
+})
+
+describe('what a full disk took back', () => {
+  /** One batch, a second that is refused half written, and nothing synced of its removal. */
+  async function refused(seed: number): Promise<{ disk: FakeDisk; log: Log }> {
+    const disk = new FakeDisk({ rng: seededRng(seed), tearing: 'none' })
+    const first = await open(disk, { reserveBytes: 0 })
+    await first.log.append(batch('first'))
+    await first.dir.close()
+    const { log } = await open(disk, { reserveBytes: 0 })
+    disk.setCapacity(disk.usedBytes() + 1_500)
+    const refusals = [1, 2].map(at => log.append(batch(`${at}`.repeat(1_000))))
+    for (const outcome of await Promise.allSettled(refusals)) expect(outcome.status).toBe('rejected')
+    disk.setCapacity(Number.POSITIVE_INFINITY)
+    return { disk, log }
+  }
+
+  test.each(['by a new segment', 'by a new segment after a kill', 'by a checkpoint after a kill'])(
+    'does not come back after two stops when it was followed %s',
+    async how => {
+      for (let seed = 1; seed <= 40; seed++) {
+        const { disk, log } = await refused(seed)
+        if (how === 'by a new segment') await log.append(batch('x'.repeat(6_100)))
+        const second = await open(disk.kill(), { reserveBytes: 0 })
+        const after = how === 'by a checkpoint after a kill' ? 20 : how === 'by a new segment' ? 0 : 1
+        for (let at = 0; at < after; at++) await second.log.append(batch('x'.repeat(6_100)))
+        const expected = await readAll(second.log)
+        const third = await open(second.disk.crash(), { reserveBytes: 0 })
+        expect(await readAll(third.log)).toEqual(expected)
+        expect(third.dir.recovery.damage).toEqual([])
+      }
+    },
+  )
 })
 
 describe('a log', () => {
