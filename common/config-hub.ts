@@ -39,7 +39,7 @@ export interface HubConfig {
 /** Settings of the data directory, and what new topics start with. */
 export interface HubStorageConfig {
   commitMs: number
-  /** Each of the two journal files. */
+  /** Each of the two journal files; the largest batch (`limits.maxFrameBytes`) must fit one. */
   journalBytes: number
   /** Kept free on disk for metadata and gaps. */
   reserveBytes: number
@@ -51,7 +51,7 @@ export interface HubStorageConfig {
   retentionMs: number | null
   /** Default of new topics, per partition; null for no bound. */
   retentionBytes: number | null
-  /** Default of new topics. */
+  /** Default of new topics: the largest record, see TopicConfig in hub/ports.ts. */
   maxRecordBytes: number
 }
 

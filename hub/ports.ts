@@ -13,6 +13,12 @@ export interface TopicConfig {
   /** Per partition; null for no bound. */
   retentionBytes: number | null
   segmentBytes: number
+  /**
+   * The largest record, before compression: key, value and headers as they stand in a batch. Each record of a plain batch and the
+   * only one of a compressed batch are held to it here, all records by our own producers (SDK, REST, edges) before they
+   * compress. Several records that come compressed are not unpacked to be looked at: as with Kafka's max.message.bytes,
+   * they are held to what their batch may have as it was sent, which is `limits.maxFrameBytes` of the hub.
+   */
   maxRecordBytes: number
 }
 

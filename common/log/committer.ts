@@ -129,8 +129,9 @@ export class Committer {
     const turn = this.#turn(alone)
     const limit = this.#options.journalBytes - 2 * JOURNAL_BLOCK_BYTES
     if (turn.costBytes + costBytes > limit) {
+      // Alone it fits a later commit; what fits none never will.
       throw new TributaryError(
-        'limit_exceeded',
+        costBytes > limit ? 'limit_exceeded' : 'throttled',
         `appends of one turn take ${turn.costBytes + costBytes} bytes, a commit holds ${limit}: append less at once or raise journalBytes`,
       )
     }

@@ -107,6 +107,9 @@ describe('appends', () => {
       expect(await codeOf(partition.append(fits, 'all'))).toBe('none')
     }
     expect(await codeOf(partition.append(buildBatch([small, small]), 'all'))).toBe('none')
+    // As Kafka: several that come compressed are held to what their batch may have as it was sent.
+    const several = await compressBatch(buildBatch([large, small]), 'zstd', nodeCodec())
+    expect(await codeOf(partition.append(several, 'all'))).toBe('none')
     expect(counters.refused).toEqual({ corrupt_batch: 3, invalid_argument: 1, record_too_large: 3 })
   })
 
