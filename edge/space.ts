@@ -91,6 +91,8 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     return fits(options, { usedBytes: used(), freeBytes }, pending)
   }
 
+  const shortage = (): string =>
+    used() + freeBytes < budgetBytes ? 'the disk is full' : 'the disk budget is used up'
   const canDrop = (lane: Lane): boolean => store.policy(lane.ledger.topic).onFull === 'drop-oldest'
 
   async function makeRoom(bytes: number, mayDrop: boolean): Promise<void> {
@@ -103,7 +105,7 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       if (victim === null) {
         exhausted = { acked: true, all: exhausted.all || mayDrop }
         if (roomFor(bytes) === 'no') {
-          store.alarms.raise('disk-full', 'the disk budget is used up and nothing more may be deleted')
+          store.alarms.raise('disk-full', `${shortage()} and nothing more may be deleted`)
         }
         return
       }
@@ -119,11 +121,7 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       const firstMs = await lane.edgeTimeAt(skipGaps(ledger.gaps, from), env.codec)
       store.declare(lane, from, offset, 'disk-full', firstMs)
       lane.droppedRecords += Math.max(0, lost)
-      store.alarms.raise(
-        'dropped',
-        `the disk budget is used up: oldest records of ${lane.key} are dropped`,
-        lane.key,
-      )
+      store.alarms.raise('dropped', `${shortage()}: oldest records of ${lane.key} are dropped`, lane.key)
     }
     // A loss is declared, durably, before anything is deleted.
     await store.state.put([lane.gapsEntry(), lane.ackedEntry(), lane.laneEntry()])
@@ -246,6 +244,7 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     },
     diskFull: () => {
       freeBytes = 0
+      store.alarms.raise('disk-full', 'the disk is full: nothing is taken until there is room on it')
       roomMade()
     },
     measure,

@@ -203,7 +203,7 @@ export class Store implements Ingest {
     const bytes = recordBytes(record)
     const room = this.space.room(bytes, topic.policy.onFull === 'drop-oldest')
     if (room === 'wait') return false
-    if (room === 'full') return this.#refuse(fullError(record.topic), done)
+    if (room === 'full') return this.#refuse(fullError(record.topic, topic.policy.onFull), done)
     const lane = must(topic.lanes[record.lane], `topic ${record.topic} has lane ${record.lane}`)
     const { timestampMs, key, value, headers, headerCount } = record
     if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, this.#nowMs())) {
@@ -419,10 +419,16 @@ function sessionBytes(session: readonly StateEntry[]): number {
   return bytes
 }
 
-function fullError(topic: string): TributaryError {
+function fullError(topic: string, onFull: TopicPolicy['onFull']): TributaryError {
+  if (onFull === 'reject') {
+    return new TributaryError(
+      'disk_full',
+      `the disk budget is used up and topic "${topic}" may drop nothing: let the hub catch up, or raise storage.budgetBytes`,
+    )
+  }
   return new TributaryError(
-    'disk_full',
-    `the disk budget is used up and topic "${topic}" may drop nothing: let the hub catch up, or raise storage.budgetBytes`,
+    'not_available',
+    `the disk is full and nothing is left that topic "${topic}" may drop: free space on it`,
   )
 }
 
