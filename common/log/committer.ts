@@ -11,7 +11,7 @@ import {
   mayUseReserve,
   planWrites,
   rejectAll,
-  stampRun,
+  stampAgain,
   unplan,
   waitingBytes,
 } from './commit-plan.ts'
@@ -363,21 +363,7 @@ export class Committer {
     this.#openTurn = undefined
     const out = [...refused, ...waiting.filter(turn => !mayUseReserve(turn))]
     const left = [...kept, ...this.#turns]
-    const dataItems = (turns: readonly Turn[]): DataItem[] =>
-      turns.flatMap(turn => turn.items.filter(item => item.kind === 'data'))
-    for (const { log } of dataItems([...out, ...left])) log.endOffset = log.durableEndOffset
-    for (const item of dataItems(out)) {
-      this.counters.diskFullRejections++
-      // The caller may append the same bytes again: no stamp may look like a jump then.
-      stampRun(item.bytes, 0, item.leaderEpoch, item.bytes.length, item.jumps)
-    }
-    for (const item of dataItems(left)) {
-      const run = stampRun(item.bytes, item.log.endOffset, item.leaderEpoch, item.bytes.length, item.jumps)
-      item.previousEnd = item.log.endOffset
-      item.firstOffset = run.firstOffset
-      item.endOffset = run.endOffset
-      item.log.endOffset = run.endOffset
-    }
+    this.counters.diskFullRejections += stampAgain(out, left)
     this.#forgetPending(out)
     rejectAll(out, error)
   }

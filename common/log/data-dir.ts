@@ -1,6 +1,6 @@
 import { utf8, utf8Text } from '../bytes.ts'
 import type { Clock, Disk, DiskFile, Env } from '../env.ts'
-import { isDiskFull, TributaryError } from '../errors.ts'
+import { isDiskFull, messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import { Committer } from './committer.ts'
@@ -68,7 +68,9 @@ export async function openDataDir(
   if (options.journalBytes < MIN_JOURNAL_BYTES) {
     throw new TributaryError('invalid_argument', `journalBytes must be at least ${MIN_JOURNAL_BYTES}`)
   }
-  await disk.mkdir(path)
+  await disk.mkdir(path).catch((cause: unknown) => {
+    throw notMade(path, cause)
+  })
   const unlock = await disk.lock(path)
   const files = new FilePool(disk)
   try {
@@ -99,6 +101,18 @@ export async function openDataDir(
     if (!isDiskFull(error)) throw error
     throw new TributaryError('disk_full', `no space left to open ${path}: free some`, { cause: error })
   }
+}
+
+function notMade(path: string, cause: unknown): TributaryError {
+  if (isDiskFull(cause)) {
+    return new TributaryError('disk_full', `no space left to make the data directory ${path}: free some`, { cause })
+  }
+  const why = systemErrorCode(cause) ?? messageOf(cause)
+  return new TributaryError(
+    'invalid_argument',
+    `the data directory ${path} can't be made (${why}): choose a place for it with --data`,
+    { cause },
+  )
 }
 
 async function readMeta(disk: Disk, path: string): Promise<Meta | undefined> {

@@ -66,6 +66,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
         entry: plainEntry('start', log.id, log.name, offset),
         after: () => {
           log.startOffset = Math.max(log.startOffset, offset)
+          log.forgetDamageBelowStart()
           dropBelowStart(log, context)
         },
         resolve,

@@ -53,6 +53,7 @@ export async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog>
   log.endOffset = plan.endOffset
   log.durableEndOffset = plan.endOffset
   log.damage = plan.damage
+  log.forgetDamageBelowStart()
   const segments = await openSegments(run, folder, bases)
   log.segments = await dropBelow(run, plan, segments)
   setEnds(log)

@@ -115,6 +115,12 @@ export class SegmentedLog {
     return total
   }
 
+  /** What lies below the start is no loss any more. */
+  forgetDamageBelowStart(): void {
+    this.damage = this.damage.filter(damage => damage.toOffset > this.startOffset)
+    for (const damage of this.isolated) if (!this.damage.includes(damage)) this.isolated.delete(damage)
+  }
+
   /** Index of the segment holding the offset; the first where it lies before all. */
   segmentAt(offset: number): number {
     let low = 0

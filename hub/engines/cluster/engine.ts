@@ -241,7 +241,7 @@ async function openExisting(
     if (folder !== 't' || topicId === undefined) return
     const topic = image.topicById(topicId)
     if (topic === undefined) {
-      if (image.deletedTopic(topicId) !== undefined) await dataDir.deleteLog(name)
+      if (image.deletedTopic(topicId) !== undefined) await deleteLeftover(dataDir, name, log)
       else log.error({ log: name }, 'a log belongs to no topic the metadata knows; it is left alone')
       return
     }
@@ -253,6 +253,18 @@ async function openExisting(
       log.error({ topic: topic.name, partition, reason: messageOf(error) }, 'a partition could not be opened')
     }
   })
+}
+
+/** A disk that can't remove files must not keep the hub from serving what it has. */
+async function deleteLeftover(dataDir: DataDir, name: string, log: Logger): Promise<void> {
+  try {
+    await dataDir.deleteLog(name)
+  } catch (error) {
+    log.error(
+      { log: name, reason: messageOf(error) },
+      'the log of a deleted topic stays until the next start',
+    )
+  }
 }
 
 function startMaintenance(env: Env, hubTime: HubTime, partitions: PartitionTable, log: Logger) {

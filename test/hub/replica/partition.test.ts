@@ -327,6 +327,33 @@ describe('retention', () => {
     expect((await values(partition)).slice(-2)).toEqual(['y', 'z'])
   })
 
+  it('waits for the snapshot that covers a segment to be durable', async () => {
+    const { partition, maintain, clock, snapshots, disk } = await withHours(4)
+    let [full, asked] = [true, 0]
+    const { save } = snapshots
+    snapshots.save = async (offset, bytes) => {
+      asked++
+      if (full) throw new Error('no room for a snapshot')
+      await save(offset, bytes)
+    }
+    for (let hour = 0; hour < 40; hour++) {
+      await partition.append(plainOf(['x'], [1]), 'all')
+      clock.advance(hourMs)
+      await maintain().catch(() => {})
+    }
+    const covered = snapshots.newestOffset()
+    expect(asked).toBeGreaterThan(0)
+    expect(partition.bounds().startOffset).toBeLessThanOrEqual(covered)
+    full = false
+    for (let round = 0; round < 8; round++) {
+      await maintain()
+      clock.advance(hourMs)
+    }
+    expect(snapshots.newestOffset()).toBe(44)
+    expect(partition.bounds().startOffset).toBeGreaterThan(covered)
+    expect(disk.paths().filter(path => path.endsWith('.log')).length).toBeLessThan(40)
+  })
+
   it('takes no repeat of a client for new because the wall clock jumped', async () => {
     const { partition, maintain, clock } = await withHours(1)
     const { baseOffset } = await partition.append(runOf(5, 0, 2), 'all')
