@@ -31,7 +31,8 @@ export function nodeDisk(): Disk {
         await stat(path)
         return true
       } catch (error) {
-        if (systemErrorCode(error) === 'ENOENT') return false
+        // ENOTDIR: a file stands where a folder of its path would.
+        if (['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? '')) return false
         throw error
       }
     },

@@ -105,7 +105,9 @@ export async function openDataDir(
 
 function notMade(path: string, cause: unknown): TributaryError {
   if (isDiskFull(cause)) {
-    return new TributaryError('disk_full', `no space left to make the data directory ${path}: free some`, { cause })
+    return new TributaryError('disk_full', `no space left to make the data directory ${path}: free some`, {
+      cause,
+    })
   }
   const why = systemErrorCode(cause) ?? messageOf(cause)
   return new TributaryError(
