@@ -42,14 +42,7 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
   lane.sentRun = lane.run
   lane.forcedBreak = 0
   const place = tip === null ? fromNothing(lane) : fromTip(lane, tip)
-  if (place === 'fork') {
-    const run = findRun(ledger.runs, lane.run)
-    const from = run?.end ?? ledger.committed
-    const message = `the hub holds more of run ${lane.run} than this edge: lane ${lane.key} forks`
-    out.push({ t: 'alarm', alarm: { kind: 'fork', message, lane: lane.key } })
-    changeLane(lane, { kind: 'recut', from, reason: 'fork' }, 'resume', out)
-    return
-  }
+  if (place === 'fork') return forkLane(lane, out)
   lane.next = place
   if (place < ledger.committed) {
     const message = `the hub lost what it had committed of ${lane.key} from offset ${place}: sending again what is kept`
@@ -58,6 +51,19 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
   } else if (tip !== null) noteTip(lane, tip, out)
   lane.phase = 'ready'
   state.active.add(lane)
+}
+
+/** The hub's tip is not of this edge's past: what it may lack goes out under new runs, for old ones may stand in its log. */
+function forkLane(lane: LaneState, out: Output[]): void {
+  const { runs, committed } = lane.ledger
+  const known = findRun(runs, lane.run)
+  const from = known?.end ?? committed
+  const isWiped = known === undefined && runAt(runs, from)?.reason === 'first' && from === 0
+  if (!isWiped) {
+    const message = `the hub holds more of run ${lane.run} than this edge: lane ${lane.key} forks`
+    out.push({ t: 'alarm', alarm: { kind: 'fork', message, lane: lane.key } })
+  }
+  changeLane(lane, { kind: 'recut', from, reason: isWiped ? 'wiped' : 'fork' }, 'resume', out)
 }
 
 /** The hub has nothing of this lane: from the first record it could be told of. */
@@ -76,10 +82,8 @@ function fromTip(lane: LaneState, tip: LaneTip): number | 'fork' {
   if (run === undefined) {
     const pending = runAt(runs, committed) ?? runFrom(runs, committed)
     if (pending === undefined) return committed
-    if (pending.prev === null && pending.start >= committed) return pending.start
-    const oldest = must(runs[0], 'there is a pending run')
-    lane.forcedBreak = oldest.run
-    return oldest.start
+    const isFresh = pending.prev === null && pending.reason !== 'first'
+    return isFresh && pending.start >= committed ? pending.start : 'fork'
   }
   const end = run.end ?? ledger.durableEnd
   const place = run.start + tip.next

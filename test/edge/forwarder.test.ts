@@ -155,7 +155,7 @@ test('a hub that knows less is sent what is kept, and a gap for the rest', () =>
       dial session=7 clusterId=A
     > welcome A session 8 hub-rollback
       alarm hub-rollback
-      adopt session=8 clusterId=A verdict=ok
+      adopt session=8 clusterId=A verdict=hub-rollback
     > adopted ok=true
       send start session=8
       send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
@@ -187,6 +187,8 @@ test('a wiped edge, and a hub without anything of a lane that goes on', () => {
   opened(1, 'W', { run: FIRST_RUN_ID + 50, next: 90, committed: 90 })
   wiped.topicId = 'W'
   say({ t: 'changed', lane: 'wiped/0', ok: true })
+  wiped.runs = [{ run: FIRST_RUN_ID + 97, start: 0, end: null, prev: null, reason: 'wiped' }]
+  say({ t: 'changed', lane: 'wiped/0', ok: true })
   opened(2, 'K')
   expect(transcript()).toMatchInlineSnapshot(`
     "> lane wiped/0
@@ -201,8 +203,10 @@ test('a wiped edge, and a hub without anything of a lane that goes on', () => {
     > opened log=1 topicId=W tip={run: 4503599627370546, next: 90, committed: 90}
       change wiped/0 {kind: bind, topicId: W}
     > changed lane=wiped/0 ok=true
-      read wiped/0 [0, 3) of R96 as 1
-      send run log=1 run=R96 prev=null reason=wiped
+      change wiped/0 {kind: recut, from: 0, reason: wiped}
+    > changed lane=wiped/0 ok=true
+      read wiped/0 [0, 3) of 4503599627370593 as 1
+      send run log=1 run=4503599627370593 prev=null reason=wiped
     > opened log=2 topicId=K tip=null
       read known/0 [5, 9) of 4503599627370503 as 2
       send run log=2 run=4503599627370503 prev=null reason=wiped"
