@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, open, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
@@ -25,6 +25,23 @@ async function lockFiles(folder: string): Promise<string[]> {
 }
 
 describe('the lock of a folder', () => {
+  it.runIf(process.platform === 'linux')(
+    'of a copy is not its original’s, unless who holds that has files open here',
+    async () => {
+      const original = await newFolder()
+      const copy = join(await newFolder(), 'copy')
+      const unlock = await lockFolder(original)
+      await cp(original, copy, { recursive: true })
+      const file = await open(join(copy, 'journal'), 'w')
+      await expect(lockFolder(copy)).rejects.toMatchObject({ code: 'directory_in_use' })
+      await file.close()
+      const unlockCopy = await lockFolder(copy)
+      await unlock()
+      await expect(lockFolder(copy)).rejects.toMatchObject({ code: 'directory_in_use' })
+      await unlockCopy()
+    },
+  )
+
   it('is held once, by whatever path, until it is given back', async () => {
     const folder = await newFolder()
     const other = join(await newFolder(), 'link')
