@@ -48,7 +48,7 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
     const message = `the hub lost what it had committed of ${lane.key} from offset ${place}: sending again what is kept`
     out.push({ t: 'alarm', alarm: { kind: 'hub-rollback', message, lane: lane.key } })
     out.push({ t: 'committed', lane: lane.key, offset: place })
-  } else if (tip !== null) noteTip(lane, tip, out)
+  } else if (tip !== null) noteTip(lane, tip, out, true)
   lane.phase = 'ready'
   state.active.add(lane)
 }
@@ -93,12 +93,12 @@ function fromTip(lane: LaneState, tip: LaneTip): number | 'fork' {
   return run.end !== null && breaks ? end : 'fork'
 }
 
-/** Takes an ack or tip: what the hub committed need not be kept. */
-export function noteTip(lane: LaneState, tip: LaneTip, out: Output[]): number {
+/** Takes an ack, or the tip of an answer to open (`isSettled`): what the hub committed need not be kept. */
+export function noteTip(lane: LaneState, tip: LaneTip, out: Output[], isSettled = false): number {
   const { ledger } = lane
   const run = findRun(ledger.runs, tip.run)
-  // A run of which nothing is committed says nothing about the end of the one before it.
-  if (run === undefined || tip.committed === 0) return ledger.committed
+  // An ack of a run of which nothing is committed says nothing about the end of the one before it.
+  if (run === undefined || (tip.committed === 0 && !isSettled)) return ledger.committed
   const offset = Math.min(run.start + tip.committed, run.end ?? ledger.durableEnd)
   if (offset > ledger.committed) out.push({ t: 'committed', lane: lane.key, offset })
   return offset
