@@ -11,8 +11,7 @@ const FIRST_SEED = Number(process.env.SPINE_SEED ?? 1)
 
 /** Seeds that found something once, and what. */
 const FOUND: Readonly<Record<number, string>> = {
-  324: 'a deleted topic whose lanes were changed',
-  522: 'a hub that went back under a topic id the edge knew',
+  324: 'lanes changed thrice: the hub held a run without records, and the edge could not tell that the one before was settled',
 }
 
 const seeds = [

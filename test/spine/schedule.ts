@@ -12,6 +12,8 @@ import { PLENTY_BYTES, SMALL_TOPIC, Stage } from './stage.ts'
 const DAY_MS = 86_400_000
 /** Fake time in which everything must be drained after the last fault: records of a deleted topic gather for a minute. */
 const DRAIN_MS = 200_000
+/** In which an edge that is connected hears where its lanes are. */
+const SETTLE_MS = 3_000
 const DOOMED_TOPIC = 'doomed'
 
 /** Faults that every edge and hub must stand without a copy, a gap or an alarm. */
@@ -427,11 +429,12 @@ class Schedule {
   }
 
   async #drain(directories: readonly EdgeDirectory[]): Promise<void> {
-    await this.stage.until(
-      'everything is drained',
-      () => directories.every(directory => this.stage.isDrained(directory)),
-      DRAIN_MS,
-    )
+    const { stage } = this
+    const isDrained = (): boolean => directories.every(directory => stage.isDrained(directory))
+    await stage.until('everything is drained', isDrained, DRAIN_MS)
+    // An edge that has just come back thinks so until the hub tells how far it is.
+    await stage.turns(SETTLE_MS / 100, 100)
+    await stage.until('everything is drained for good', isDrained, DRAIN_MS)
   }
 }
 
