@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { cp, mkdtemp, open, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, it } from 'vitest'
 import { lockFolder } from '../../common/lock-node.ts'
 
@@ -16,6 +17,8 @@ async function newFolder(): Promise<string> {
   folders.push(folder)
   return folder
 }
+
+const CHILD = fileURLToPath(import.meta.resolve('./lock-child.ts'))
 
 /** A pid that nobody has. */
 const NOBODY = 4_194_000
@@ -93,12 +96,7 @@ describe('the lock of a folder', () => {
       const journal = join(await newFolder(), 'journal')
       await writeFile(join(folder, 'lock-1'), `${NOBODY} boot/1\n`)
       const children = Array.from({ length: 8 }, () => {
-        const child = spawn(process.execPath, [
-          join(import.meta.dirname, 'lock-child.ts'),
-          folder,
-          journal,
-          mode,
-        ])
+        const child = spawn(process.execPath, [CHILD, folder, journal, mode])
         let errors = ''
         child.stderr.on('data', text => {
           errors += String(text)
