@@ -42,7 +42,10 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
   lane.sentRun = lane.run
   lane.forcedBreak = 0
   const place = tip === null ? fromNothing(lane) : fromTip(lane, tip)
-  if (place === 'fork') return forkLane(lane, out)
+  if (place === 'fork') {
+    forkLane(lane, out)
+    return
+  }
   lane.next = place
   if (place < ledger.committed) {
     const message = `the hub lost what it had committed of ${lane.key} from offset ${place}: sending again what is kept`

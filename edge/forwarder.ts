@@ -275,8 +275,13 @@ function onRefused(
   context: StepContext,
   out: Output[],
 ): void {
-  if (lane.phase !== 'opening' && lane.phase !== 'ready') return
+  if (lane.phase === 'closed') return
   const { sentRun } = lane
+  // What was in flight when its ledger began to change: without a new open the hub would take nothing more and say nothing.
+  if (lane.phase === 'changing') {
+    resetLane(state, lane, out)
+    return
+  }
   resetLane(state, lane, out)
   const alarm = (kind: 'refused' | 'dead-letter') => {
     const message = `the hub refused ${lane.key}: ${frame.code}: ${frame.message}`

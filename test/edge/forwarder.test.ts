@@ -325,6 +325,40 @@ test('refusals: rewind, backoff, dead letter, deleted topic', () => {
   `)
 })
 
+test('a refusal while the lane’s ledger changes opens it again: the hub takes nothing more before', () => {
+  const ledger = lane('t', 10, { topicId: 'T' })
+  const { say, welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
+  ready(1, 4)
+  say({ t: 'oversize', ticket: 2, offset: 4 })
+  const refused = { t: 'refused', log: 1, message: '', run: FIRST_RUN_ID, next: 0 } as const
+  say({ t: 'frame', frame: { ...refused, code: 'disk_full' } })
+  say({ t: 'changed', lane: 't/0', ok: true })
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 0, committed: 0}
+      read t/0 [0, 10) of R96 as 1
+    > read ticket=1 to=4
+      read t/0 [4, 10) of R96 as 2
+    > prepared ticket=1 bytes=100
+      append ticket=1
+    > oversize ticket=2 offset=4
+      drop ticket=2
+      alarm dead-letter
+      change t/0 {kind: bury, from: 4, to: 5, why: record_too_large}
+    > refused log=1 message= run=R96 next=0 code=disk_full
+    > changed lane=t/0 ok=true
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge"
+  `)
+})
+
 test('the window, the socket’s back pressure and the hub’s throttle hold appends back', () => {
   const ledger = lane('t', 100, { topicId: 'T' })
   const { state, say, welcome, opened, ready, ack, transcript } = script([ledger], 7, 'A')
