@@ -393,7 +393,11 @@ export class Stage {
         const ends = lanes.map(lane => Math.min(lane.endOfGeneration(generation), lane.ledger.durableEnd))
         if (lanes.every(lane => lane.endOfGeneration(generation) === Number.POSITIVE_INFINITY)) break
         const isDrained = lanes.every((lane, at) => freeableEnd(lane.ledger) >= (ends[at] ?? 0))
-        const isPast = lanes.some((lane, at) => uplink.sentOffset(lane) > (ends[at] ?? 0))
+        // After a crash an edge may know of more commits on one lane than on another: what it sends now counts.
+        const isPast = lanes.some((lane, at) => {
+          const sent = uplink.sentOffset(lane)
+          return sent > lane.ledger.committed && sent > (ends[at] ?? 0)
+        })
         if (isPast && !isDrained)
           this.fail(new Error(`${life.edgeId} sends ${name} past its undrained lanes`))
       }
