@@ -375,6 +375,8 @@ export class Stage {
     for (const [key, { ledger }] of store.lanes) {
       const { topic, lane, runs, committed, topicId } = ledger
       for (const run of runs) this.book.seen(run, life, topic, lane)
+      // Nothing was left to send: the run that says so opens with the next record.
+      if (ledger.breakReason === 'moved') this.book.moved(life, key, ledger.endOffset)
       for (let offset = noted.get(key) ?? 0; offset < committed; offset++) {
         const record = this.book.at(life, key, offset)
         if (record === null) continue
