@@ -58,11 +58,14 @@ export async function applyChange(store: Store, lane: Lane, change: LedgerChange
       store.declare(lane, change.from, change.to, change.reason, null)
       const isDurable = await stored(store, [lane.gapsEntry()])
       if (isDurable) lane.isolate(change.from, change.to)
+      store.laneChanged(lane)
       return isDurable
     }
     case 'bury':
       try {
         await bury(store, lane, change)
+        // It may have been the last that a newer generation of local logs waits for.
+        store.laneChanged(lane)
         return true
       } catch (error) {
         store.alarms.raise(

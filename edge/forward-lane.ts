@@ -4,7 +4,7 @@ import type { ForwarderState, LaneState } from './forward-state.ts'
 import { dropQueue, MAX_INFLIGHT_FRAMES } from './forward-state.ts'
 import type { LedgerChange, Output } from './forward-types.ts'
 import { gapAt, gapFrame, nextGapFrom, skipGaps } from './gaps.ts'
-import type { Run } from './runs.ts'
+import type { BreakReason, Run } from './runs.ts'
 import { findRun, runAt, runFrom } from './runs.ts'
 
 /** One lane of the forwarder: where it resumes, and what it sends next. Pure. */
@@ -61,12 +61,21 @@ function forkLane(lane: LaneState, out: Output[]): void {
   const { runs, committed } = lane.ledger
   const known = findRun(runs, lane.run)
   const from = known?.end ?? committed
-  const isWiped = known === undefined && runAt(runs, from)?.reason === 'first' && from === 0
-  if (!isWiped) {
+  const reason = known === undefined ? breakReason(lane, from) : 'fork'
+  if (reason === 'fork') {
     const message = `the hub holds more of run ${lane.run} than this edge: lane ${lane.key} forks`
     out.push({ t: 'alarm', alarm: { kind: 'fork', message, lane: lane.key } })
   }
-  changeLane(lane, { kind: 'recut', from, reason: isWiped ? 'wiped' : 'fork' }, 'resume', out)
+  lane.forked = true
+  changeLane(lane, { kind: 'recut', from, reason }, 'resume', out)
+}
+
+/** Why the records from `from` on have no predecessor that the hub knows. */
+function breakReason({ ledger }: LaneState, from: number): BreakReason {
+  const run = runAt(ledger.runs, from) ?? runFrom(ledger.runs, from)
+  if (run === undefined || run.prev !== null || run.reason === 'next') return 'fork'
+  if (run.reason !== 'first') return run.reason
+  return from === 0 ? 'wiped' : 'fork'
 }
 
 /** The hub has nothing of this lane: from the first record it could be told of. */
@@ -85,8 +94,7 @@ function fromTip(lane: LaneState, tip: LaneTip): number | 'fork' {
   if (run === undefined) {
     const pending = runAt(runs, committed) ?? runFrom(runs, committed)
     if (pending === undefined) return committed
-    const isFresh = pending.prev === null && pending.reason !== 'first'
-    return isFresh && pending.start >= committed ? pending.start : 'fork'
+    return lane.forked ? pending.start : 'fork'
   }
   const end = run.end ?? ledger.durableEnd
   const place = run.start + tip.next

@@ -56,6 +56,8 @@ export interface LaneState {
   sentRun: number
   /** The run to announce without predecessor, because the hub lost or never had what was before; 0 for none. */
   forcedBreak: number
+  /** Its records got new runs since it was opened, because the hub's tip is of another past. */
+  forked: boolean
   retryAtMs: number
   /** Refusals since the last progress. */
   failures: number
@@ -127,6 +129,7 @@ export function newLane(key: string, log: number, ledger: Ledger): LaneState {
     run: 0,
     sentRun: 0,
     forcedBreak: 0,
+    forked: false,
     retryAtMs: 0,
     failures: 0,
     burying: null,
@@ -144,6 +147,7 @@ export function resetLane(state: ForwarderState, lane: LaneState, out: Output[])
   lane.run = 0
   lane.sentRun = 0
   lane.forcedBreak = 0
+  lane.forked = false
   if (lane.phase !== 'changing') lane.phase = 'closed'
   state.active.delete(lane)
 }

@@ -68,8 +68,12 @@ export function createLane(host: LaneHost, handle: number): Lane {
       pump()
     },
     ack: () => {
+      if (stopped) return
       const tip = currentTip()
-      if (stopped || tip === null) return
+      if (tip === null) {
+        refuseIfGone()
+        return
+      }
       acked = tip
       host.send({ t: 'ack', log: handle, ...tip })
     },
@@ -214,6 +218,15 @@ export function createLane(host: LaneHost, handle: number): Lane {
       // The topic went away meanwhile: the next frame on the lane says so.
       if (isTributaryError(error)) return null
       throw error
+    }
+  }
+
+  /** The topic went away behind the last frame of the lane: without a word the edge would wait for that one's ack. */
+  function refuseIfGone(): void {
+    try {
+      if (key !== null) logs.bounds(key.topicId, key.partition)
+    } catch (error) {
+      refuse(gate.generation(), toTributaryError(error))
     }
   }
 
