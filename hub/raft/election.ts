@@ -11,12 +11,21 @@ import type { Message } from './types.ts'
 type Reason = 'pre-vote' | 'vote' | 'transfer'
 
 /**
+ * Whether the member may stand: as a voter, and also where only an entry that may not be committed takes its vote away.
+ * It may be the one who holds that entry, without whom nobody can be elected (thesis 4.2.2, Figure 4.6).
+ */
+function mayStand({ self, configs, commit }: Raft): boolean {
+  const votes = configs.current().voters.includes(self)
+  return votes || (configs.currentIndex() > commit && configs.at(commit).voters.includes(self))
+}
+
+/**
  * Stands for election; who has no vote never does. Of a timeout a pre-vote comes first, so that a member cut off, or
  * back from a cut, doesn't drive up the term and unseat a working leader. A hand-over needs none.
  */
 export function campaign(raft: Raft, reason: Reason): void {
+  if (raft.role === 'leader' || !mayStand(raft)) return
   const { voters } = configOf(raft)
-  if (raft.role === 'leader' || !voters.includes(raft.self)) return
   const pre = reason === 'pre-vote'
   if (!pre) {
     raft.term++

@@ -76,6 +76,8 @@ describe('Figure 2, state', () => {
     expect(voted.send).toMatchObject([
       { message: { t: 'vote-reply', granted: true }, after: voted.write?.ticket },
     ])
+    // A vote in a term that is known already is as much to be kept.
+    expect(receive(voter([], 1), TWO, 1, vote()).write?.hardState).toEqual({ term: 1, vote: TWO })
     const stored = receive(raft, TWO, 1, append(NOWHERE, entriesOf(1)))
     expect(stored.write?.entries).toEqual(entriesOf(1))
     expect(stored.send).toMatchObject([
@@ -438,6 +440,60 @@ describe('beyond the figure', () => {
     expect(step(raft, { t: 'persisted', ticket: second.write?.ticket ?? 0 }, 0).committed).toEqual(
       entriesOf(2),
     )
+  })
+
+  it('thesis 4.1, corrected: no change of members before the leader has committed in its term', () => {
+    const raft = leader([1], 2)
+    const add = { t: 'change', change: { t: 'add-learner', member: seat(4) } } as const
+    receive(raft, TWO, 2, { t: 'append-ok', match: 0 })
+    expect(step(raft, add, 0).outcome).toEqual({ taken: false, reason: 'no-commit-in-term' })
+    receive(raft, TWO, 2, { t: 'append-ok', match: 1 })
+    expect(step(raft, add, 0).outcome).toMatchObject({ taken: true })
+    expect(step(raft, add, 0).outcome).toEqual({ taken: false, reason: 'change-under-way' })
+  })
+
+  it('thesis 4.1: members count from the entry on, and no longer when it is taken back', () => {
+    const raft = voter([1])
+    const config = { voters: [ONE, TWO], learners: [THREE] }
+    const entry: Entry = { index: 1, term: 1, payload: { t: 'config', config } }
+    expect(receive(raft, TWO, 1, append({ index: 0, term: 1 }, [entry])).status.config).toEqual(config)
+    const replaced = entriesOf(1, 2).slice(1)
+    const { status } = receive(raft, THREE, 2, append({ index: 0, term: 1 }, replaced))
+    expect(status.config).toEqual(founding([1, 2, 3]).config)
+  })
+
+  it('Figure 13: a snapshot replaces a log that does not hold its last entry, and nothing of it is durable before its write', () => {
+    const raft = voter([1, 1, 1, 1, 1])
+    const snapshot = { index: 2, term: 2, config: founding([1, 2, 3]).config }
+    const installed = receive(raft, TWO, 2, { t: 'snapshot', snapshot })
+    expect(installed.write).toMatchObject({ snapshot, entries: [] })
+    expect(installed.send).toMatchObject([
+      { message: { t: 'append-ok', match: 2 }, after: installed.write?.ticket },
+    ])
+    const behind = entriesOf(2, 2, 2, 2, 2).slice(3)
+    const stored = receive(raft, TWO, 2, append(snapshot, behind, 4))
+    expect(stored.committed).toEqual([])
+    expect(step(raft, { t: 'persisted', ticket: installed.write?.ticket ?? 0 }, 0).committed).toEqual([])
+    expect(step(raft, { t: 'persisted', ticket: stored.write?.ticket ?? 0 }, 0).committed).toEqual(behind)
+  })
+
+  it('Figure 13: a snapshot whose last entry the log holds takes nothing away', () => {
+    const raft = voter([1, 1, 1])
+    const snapshot = { index: 1, term: 1, config: founding([1, 2, 3]).config }
+    const ready = receive(raft, TWO, 1, { t: 'snapshot', snapshot })
+    expect(ready.committed.map(entry => entry.index)).toEqual([0, 1])
+    expect(termsIn(raft)).toEqual([1, 1, 1])
+  })
+
+  it('thesis 9.6: grants of an earlier pre-vote do not count in a later one', () => {
+    const raft = voter([], 1)
+    step(raft, { t: 'campaign' }, 0)
+    receive(raft, THREE, 2, { t: 'pre-vote-reply', granted: false })
+    expect(raft.term).toBe(2)
+    step(raft, { t: 'campaign' }, 0)
+    receive(raft, TWO, 2, { t: 'pre-vote-reply', granted: true })
+    expect(raft.role).toBe('pre-candidate')
+    expect(receive(raft, TWO, 3, { t: 'pre-vote-reply', granted: true }).status.role).toBe('candidate')
   })
 
   it('a follower that acked keeps what it acked through a crash', () => {
