@@ -3,6 +3,7 @@ import { request as httpsRequest } from 'node:https'
 import { z } from 'zod'
 import { isErrorCode, messageOf, TributaryError } from './errors.ts'
 import { MIB, SECOND_MS } from './limits.ts'
+import { dialProblem } from './tls.ts'
 
 /** Topics and edges over the hub's REST interface. */
 
@@ -230,9 +231,7 @@ function exchange(
       fail('timeout', `no answer in ${REST_TIMEOUT_MS} ms`)
       request.destroy()
     })
-    request.on('error', error =>
-      fail('not_available', `${messageOf(error)}: is the hub running there?`, error),
-    )
+    request.on('error', error => fail('not_available', dialProblem(error), error))
     request.end(body ?? undefined)
   })
 }

@@ -48,7 +48,8 @@ export interface Live {
   isOpen(): boolean
   /** Calls back once when this connection is lost; at once where it is. Cancel by calling the result. */
   onLost(listener: (error: TributaryError) => void): () => void
-  topic(topic: string): Promise<TopicInfo>
+  /** `produce`: it is about to be written to, see RequestFrame. */
+  topic(topic: string, produce?: boolean): Promise<TopicInfo>
   offset(
     topicId: string,
     partition: number,
@@ -166,7 +167,7 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
     return new Promise((resolve, reject) => {
       const giveUp = (): void => {
         waiters.delete(waiter)
-        const message = `${options.wsUrl} was not reached in ${Math.round(waitMs)} ms: is the hub running there? (${lastError.message})`
+        const message = `${options.wsUrl} was not reached in ${Math.round(waitMs)} ms: ${lastError.message}`
         reject(new TributaryError('not_available', message, { cause: lastError }))
       }
       // Timers hold no more than 2^31 - 1 ms.
@@ -317,8 +318,8 @@ function establish(
         else listeners.add(listener)
         return () => listeners.delete(listener)
       },
-      topic: async topic => {
-        const result = await request({ op: 'topic', topic })
+      topic: async (topic, produce = false) => {
+        const result = await request({ op: 'topic', topic, ...(produce ? { produce } : {}) })
         return 'partitions' in result ? result : wrongAnswer('topic')
       },
       offset: async (topicId, partition, at) => {

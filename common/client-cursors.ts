@@ -157,10 +157,10 @@ function outOfRange(topic: string, cursor: PartitionCursor, start: number, end: 
   const why =
     offset < start
       ? `retention deleted the records before ${start}`
-      : `the log ends at ${end}: the hub went back, or the offset was never there`
+      : `the log ends at ${end}; the offset was never there, or the hub went back`
   return new TributaryError(
     'offset_out_of_range',
-    `${topic}/${partition} has no offset ${offset}: ${why}. Start at another, or set onReset to go on at an end of the log`,
+    `${topic}/${partition} has no offset ${offset}: ${why}. Start at another, or set onReset to go on from an end of the log`,
     { details: { topic, partition, offset, startOffset: start, highWatermark: end } },
   )
 }

@@ -115,7 +115,8 @@ export function createProducer(
   async function locate(): Promise<Live> {
     const current = await connection.live(Math.min(deliveryTimeoutMs, LIVE_WAIT_MS))
     if (info !== null && infoFrom === current) return current
-    const found = await current.topic(topic)
+    // Only the first time: a topic deleted since is not made again by whoever still wrote to it.
+    const found = await current.topic(topic, info === null)
     if (info !== null && info.topicId !== found.topicId) {
       throw new TributaryError(
         'topic_deleted',

@@ -172,7 +172,7 @@ export const EDGE_DEFAULTS: Readonly<EdgeConfig> = {
     reservePercent: 5,
     commitMs: 10,
     journalBytes: 16 * MIB,
-    tailCacheBytes: 8 * MIB,
+    tailCacheBytes: 1 * MIB,
     maxTopics: 256,
   },
   uplink: {

@@ -26,7 +26,7 @@ export interface HubConfig {
   /** Whether clients without a token are let in on an address beyond loopback. */
   allowAnonymous: boolean
   logLevel: LogLevel
-  /** Whether a topic that an edge writes to is made where it is not there. */
+  /** Whether a topic that an edge or a producer writes to is made where it is not there; a deleted one is not. */
   autoCreateTopics: boolean
   defaultPartitions: number
   maxTopics: number
@@ -39,7 +39,7 @@ export interface HubConfig {
 /** Settings of the data directory, and what new topics start with. */
 export interface HubStorageConfig {
   commitMs: number
-  /** Each of the two journal files. */
+  /** Each of the two journal files; the largest batch (`limits.maxFrameBytes`) must fit one. */
   journalBytes: number
   /** Kept free on disk for metadata and gaps. */
   reserveBytes: number
@@ -51,7 +51,7 @@ export interface HubStorageConfig {
   retentionMs: number | null
   /** Default of new topics, per partition; null for no bound. */
   retentionBytes: number | null
-  /** Default of new topics. */
+  /** Default of new topics: the largest record, see TopicConfig in hub/ports.ts. */
   maxRecordBytes: number
 }
 
@@ -180,6 +180,12 @@ export const hubSchema = value
       wrong(
         'limits.maxFrameBytes',
         'at least twice storage.maxRecordBytes, so that every record fits a frame',
+      )
+    }
+    if (storage.journalBytes <= limits.maxFrameBytes) {
+      wrong(
+        'storage.journalBytes',
+        'more than limits.maxFrameBytes, so that what came in one frame fits a commit',
       )
     }
     if (storage.segmentBytes < storage.maxRecordBytes) {

@@ -9,6 +9,8 @@ import { describeIssue, knownPaths } from './config-issues.ts'
 import { messageOf, systemErrorCode, TributaryError } from './errors.ts'
 import { MAX_CONFIG_FILE_BYTES } from './limits.ts'
 import { nearest } from './suggest.ts'
+import { certificatesFrom } from './tls.ts'
+import { parseTokens } from './tokens.ts'
 
 /**
  * Settings come from flags, then `TRIBUTARY_...` variables, then a YAML file, then defaults. A file has a section `edge:`,
@@ -48,7 +50,7 @@ export async function loadEdgeConfig(sources: ConfigSources): Promise<EdgeConfig
   const { tokenFile, ca, ...settings } = await load('edge', edgeSchema, sources)
   const reader = new SecretReader(sources)
   const token = tokenFile === null ? null : (await reader.tokens('tokenFile', tokenFile))[0]
-  const caPem = ca === null ? null : await reader.text('ca', ca)
+  const caPem = ca === null ? null : await reader.certificates('ca', ca)
   const { tls, usersFile } = settings.mqtt
   if (usersFile !== null) await reader.text('mqtt.usersFile', usersFile)
   if (tls !== null) await reader.text('mqtt.tls.certFile', tls.certFile)
@@ -273,35 +275,26 @@ class SecretReader {
   }
 
   async tokens(path: string, file: string): Promise<string[]> {
+    return this.#parsed(path, file, text => parseTokens(file, text), [])
+  }
+
+  async certificates(path: string, file: string): Promise<string> {
+    return this.#parsed(path, file, text => certificatesFrom(file, text), '')
+  }
+
+  async #parsed<T>(path: string, file: string, parse: (text: string) => T, otherwise: T): Promise<T> {
     const problems = this.#problems.length
     const text = await this.text(path, file)
-    if (this.#problems.length > problems) return []
+    if (this.#problems.length > problems) return otherwise
     try {
-      return parseTokens(file, text)
+      return parse(text)
     } catch (error) {
       this.#problems.push(`${path}: ${messageOf(error)}`)
-      return []
+      return otherwise
     }
   }
 
   throwIssues(): void {
     if (this.#problems.length > 0) invalid(this.#problems.join('\n'))
   }
-}
-
-/** The tokens of a token file: one a line, `#` starts a comment line. At least one; throws `config_invalid`. */
-export function parseTokens(file: string, text: string): string[] {
-  const tokens = text
-    .split('\n')
-    .map(line => line.trim())
-    .filter(line => line !== '' && !line.startsWith('#'))
-  // RFC 6750 section 2.1: what an Authorization header can carry.
-  const wrong = tokens.findIndex(token => !/^[A-Za-z0-9\-._~+/]+=*$/.test(token))
-  if (wrong >= 0) {
-    invalid(
-      `${file}: token ${wrong + 1} has characters other than letters, digits and -._~+/, with = at the end`,
-    )
-  }
-  if (tokens.length === 0) invalid(`${file} has no token: put one a line, such as from openssl rand -hex 32`)
-  return tokens
 }

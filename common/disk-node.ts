@@ -31,7 +31,8 @@ export function nodeDisk(): Disk {
         await stat(path)
         return true
       } catch (error) {
-        if (systemErrorCode(error) === 'ENOENT') return false
+        // ENOTDIR: a file stands where a folder of its path would.
+        if (['ENOENT', 'ENOTDIR'].includes(systemErrorCode(error) ?? '')) return false
         throw error
       }
     },
@@ -59,9 +60,14 @@ async function makeFolder(path: string): Promise<void> {
   }
 }
 
+const OPEN_FLAGS: Readonly<Record<OpenMode, number>> = {
+  read: constants.O_RDONLY,
+  update: constants.O_RDWR,
+  write: constants.O_RDWR | constants.O_CREAT,
+}
+
 async function openFile(path: string, mode: OpenMode): Promise<DiskFile> {
-  const flags = mode === 'read' ? constants.O_RDONLY : constants.O_RDWR | constants.O_CREAT
-  const handle = await open(path, flags, 0o644)
+  const handle = await open(path, OPEN_FLAGS[mode], 0o644)
   const { fd } = handle
   return {
     writev: (buffers, position) => writeAll(fd, buffers, position),

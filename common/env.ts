@@ -29,8 +29,8 @@ export interface Rng {
   bytes(count: number): Uint8Array
 }
 
-/** How `Disk.open` treats a file: `read` must exist; `write` is created if missing and kept if there. */
-export type OpenMode = 'read' | 'write'
+/** How `Disk.open` treats a file: `read` and `update` must exist; `write` is created if missing and kept if there. `read` can't be written. */
+export type OpenMode = 'read' | 'update' | 'write'
 
 /** An open file. Writes are positional. Errors are Node system errors (`ENOSPC`, `EIO`). */
 export interface DiskFile {
@@ -47,7 +47,7 @@ export interface DiskFile {
 
 export interface Disk {
   open(path: string, mode: OpenMode): Promise<DiskFile>
-  /** Creates the folder and its parents. */
+  /** Creates the folder and its parents, durably. */
   mkdir(path: string): Promise<void>
   /** Names in the folder, sorted; empty where it does not exist. */
   list(path: string): Promise<string[]>

@@ -25,6 +25,8 @@ export const ERROR_CODES = {
   timeout: { retriable: true, httpStatus: 504 },
   throttled: { retriable: true, httpStatus: 429 },
   not_available: { retriable: true, httpStatus: 503 },
+  /** A failure that nobody foresaw; over REST alone: links say `not_available`, since an edge must keep its records. */
+  internal: { retriable: false, httpStatus: 500 },
   disk_full: { retriable: true, httpStatus: 507 },
   disk_failed: { retriable: false, httpStatus: 503 },
   directory_in_use: { retriable: false, httpStatus: 500 },
@@ -73,6 +75,12 @@ export function isErrorCode(text: unknown): text is ErrorCode {
 export function systemErrorCode(error: unknown): string | undefined {
   if (typeof error !== 'object' || error === null || !('code' in error)) return undefined
   return typeof error.code === 'string' ? error.code : undefined
+}
+
+/** True where a system call failed for want of space: the disk's, or what a quota allows. */
+export function isDiskFull(error: unknown): boolean {
+  const code = systemErrorCode(error)
+  return code === 'ENOSPC' || code === 'EDQUOT'
 }
 
 /** The message of anything thrown. */

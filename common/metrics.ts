@@ -106,6 +106,23 @@ export function dataDirReadings(stats: () => DataDirStats): Reading[] {
       'Appends refused because the disk was full.',
       stats => stats.diskFullRejections,
     ),
+    counter(
+      'throttled_total',
+      'Appends refused because too much waited for the disk.',
+      stats => stats.throttledRejections,
+    ),
+    counter('checkpoints_total', 'Checkpoints written.', stats => stats.checkpoints),
+    counter(
+      'background_failures_total',
+      'Index files, sidecars and removals of old segments that failed.',
+      stats => stats.backgroundFailures,
+    ),
+    counter(
+      'indexes_evicted_total',
+      'Indexes of closed segments that made room for others.',
+      stats => stats.indexesEvicted,
+    ),
+    gauge('index_bytes', 'Memory of the indexes of closed segments.', stats => stats.indexBytes),
     gauge('pending_appends', 'Appends waiting for their commit.', stats => stats.pendingAppends),
     gauge('pending_bytes', 'Bytes waiting for their commit.', stats => stats.pendingBytes),
     {

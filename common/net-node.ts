@@ -2,6 +2,7 @@ import type { RawData } from 'ws'
 import { WebSocket } from 'ws'
 import type { DialOptions, Link, LinkHandlers, Net } from './env.ts'
 import { messageOf, TributaryError } from './errors.ts'
+import { dialProblem } from './tls.ts'
 
 /** WebSockets as links, for both ends. */
 
@@ -55,7 +56,7 @@ function dial(url: string, options: DialOptions): Promise<Link> {
       const timedOut = /timed? ?out/i.test(error.message)
       const what = timedOut
         ? `no answer from ${url} in ${options.connectTimeoutMs} ms`
-        : `${url}: ${error.message}`
+        : `${url}: ${dialProblem(error)}`
       reject(new TributaryError(timedOut ? 'timeout' : 'not_available', what, { cause: error }))
     })
   })

@@ -176,8 +176,21 @@ export interface DialChannelOptions<E extends 'uplink-hub' | 'client-hub'>
   /** `min` and `max` are filled in. */
   hello: Pick<HelloFrame, 'software' | 'edge'>
   maxFrameBytes?: number
+  /** Pings at least so often, whatever the hub asks for; and so patient, if the hub's own pings allow it. Default: as the hub says. */
+  heartbeat?: { heartbeatMs: number; deadMs: number }
   /** The handshake is done. */
   welcome(welcome: WelcomeFrame): void
+}
+
+/** The dialler's wishes as far as the hub's own rhythm allows: it is not dead before it had to speak twice. */
+function dialledHeartbeat(
+  wanted: { heartbeatMs: number; deadMs: number },
+  hub: { heartbeatMs: number; deadMs: number },
+): { heartbeatMs: number; deadMs: number } {
+  return {
+    heartbeatMs: Math.min(wanted.heartbeatMs, hub.heartbeatMs),
+    deadMs: Math.max(wanted.deadMs, 2 * hub.heartbeatMs),
+  }
 }
 
 /** The dialler's end of a connection: sends hello at once. */
@@ -199,7 +212,7 @@ export function dialChannel<E extends 'uplink-hub' | 'client-hub'>(
           )
         }
         welcomed = true
-        core.startHeartbeat(frame)
+        core.startHeartbeat(dialledHeartbeat(options.heartbeat ?? frame, frame))
         return options.welcome(frame)
       }
       if (!welcomed) throw new TributaryError('protocol_error', `${frame.t} came before welcome`)
@@ -400,7 +413,8 @@ function closeError(closed: LinkClosed): TributaryError | null {
 }
 
 /**
- * Anything thrown as a TributaryError, to tell a peer: failures without a code of ours are `not_available`, to be tried again.
+ * Anything thrown as a TributaryError, to tell a peer: failures without a code of ours are `not_available`, to be tried again, for
+ * what is refused for good an edge takes out of its log.
  * A broken invariant is thrown on, to end the process.
  */
 export function toTributaryError(error: unknown): TributaryError {

@@ -368,7 +368,12 @@ function decodeRequest(f: Fields): RequestFrame {
   const op = f.oneOf('op', ['topic', 'offset', 'producer', 'produce'] as const)
   switch (op) {
     case 'topic':
-      return { ...base, op, topic: f.text('topic', WIRE_LIMITS.maxTopicBytes) }
+      return {
+        ...base,
+        op,
+        topic: f.text('topic', WIRE_LIMITS.maxTopicBytes),
+        ...(f.present('produce') ? { produce: f.bool('produce') } : {}),
+      }
     case 'producer':
       return { ...base, op }
     case 'offset':

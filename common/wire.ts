@@ -283,9 +283,12 @@ export interface LaneReport {
 
 // ---------------------------------------------------------------------------------------------- clients
 
-/** Client: one question, answered by one `response` with the same `id`, in any order. */
+/**
+ * Client: one question, answered by one `response` with the same `id`, in any order. `topic` with `produce` is asked by who is
+ * about to write: a topic that is not there is made if the hub's autoCreateTopics is on.
+ */
 export type RequestFrame = { t: 'request'; id: number } & (
-  | { op: 'topic'; topic: string }
+  | { op: 'topic'; topic: string; produce?: boolean }
   | { op: 'offset'; topicId: string; partition: number; at: 'earliest' | 'latest' | { timeMs: number } }
   | { op: 'producer' }
   | { op: 'produce'; topicId: string; partition: number; acks: 0 | 1 | 'all'; batches: Uint8Array }

@@ -98,7 +98,14 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
     const killing = options.kill ? killInRun(stage, ledger, total, options.seconds, publishing.signal) : null
     const publishers = Promise.all(
       devices.map(device =>
-        publishDevice({ device, url: stage.mqttUrl, qos: options.qos, ledger, giveUp: giveUp.signal }),
+        publishDevice({
+          device,
+          url: stage.mqttUrl,
+          qos: options.qos,
+          ledger,
+          kill: options.kill,
+          giveUp: giveUp.signal,
+        }),
       ),
     )
     const finished = publishers.then(() => publishing.abort())

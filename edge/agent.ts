@@ -71,7 +71,7 @@ export async function startEdge(config: EdgeConfig, env: Env, log: Logger): Prom
     started.store = store
     const id = await edgeId(config, store, env)
     const software = `tributary-edge/${VERSION}`
-    const uplink = startUplink(store, { edgeId: id, software, report: () => hubReport(store) })
+    const uplink = startUplink(store, { edgeId: id, software, log, report: () => hubReport(store) })
     started.uplink = uplink
     const router = createRouter({ edgeId: id, rules: config.rules, topics: config.topics })
     const broker = await createBroker({ env, config: config.mqtt, edgeId: id, ingest: store, router, log })

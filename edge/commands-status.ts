@@ -1,8 +1,7 @@
 import type { Cli } from '../common/cli/cli.ts'
-import { printJson, printTable, showTime } from '../common/cli/output.ts'
+import { printJson, printTable, showDuration, showSize, showTime } from '../common/cli/output.ts'
 import { isTributaryError, messageOf, TributaryError } from '../common/errors.ts'
 import { SECOND_MS } from '../common/limits.ts'
-import { formatDuration } from '../common/units.ts'
 
 /** An edge that does not answer within this is stuck. */
 const STATUS_TIMEOUT_MS = 5 * SECOND_MS
@@ -12,13 +11,14 @@ export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Pr
   const answer = await fetchStatus(http)
   if (json) return printJson(cli.stdout, answer)
   const status = await parseStatus(answer, http)
-  const uptime = formatDuration(Math.floor(status.uptimeMs / SECOND_MS) * SECOND_MS)
   const lag = status.lagRecords === 0 ? 'no lag' : `${status.lagRecords} records behind`
   const since = status.oldestMs === null ? '' : `, the oldest of ${showTime(status.oldestMs)}`
+  const { lastError } = status.uplink
+  const why = status.connected || lastError === null ? '' : `  ${lastError}\n`
   cli.stdout.write(
-    `${status.id}  ${status.version}  up ${uptime}\n` +
+    `${status.id}  ${status.version}  up ${showDuration(status.uptimeMs)}\n` +
       `hub ${status.hub} ${status.connected ? 'connected' : 'NOT connected'}, ${lag}${since}\n` +
-      `disk ${inMib(status.disk.usedBytes)} of ${inMib(status.disk.budgetBytes)}, ` +
+      `${why}disk ${showSize(status.disk.usedBytes)} of ${showSize(status.disk.budgetBytes)}, ` +
       `${status.droppedRecords} records dropped, ${status.deadRecords} dead\n\n`,
   )
   const headings = ['topic', 'lane', 'start', 'end', 'sent', 'committed', 'lag', 'dropped', 'gaps']
@@ -36,8 +36,6 @@ export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Pr
   await printTable(cli.stdout, headings, rows)
   for (const alarm of status.alarms) cli.stdout.write(`alarm ${alarm.kind}: ${alarm.message}\n`)
 }
-
-const inMib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)}MiB`
 
 async function fetchStatus(http: string): Promise<unknown> {
   try {
@@ -80,6 +78,7 @@ async function parseStatus(answer: unknown, http: string) {
     uptimeMs: z.number(),
     hub: z.string(),
     connected: z.boolean(),
+    uplink: z.object({ lastError: z.string().nullable() }),
     lagRecords: z.number(),
     oldestMs: z.number().nullable(),
     droppedRecords: z.number(),

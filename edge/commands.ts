@@ -4,7 +4,7 @@ import type { Cli } from '../common/cli/cli.ts'
 import { runDaemon } from '../common/cli/daemon.ts'
 import { examples } from '../common/cli/options.ts'
 import type { SettingFlag } from '../common/cli/settings.ts'
-import { settingsFrom, withPortHint, withSettings } from '../common/cli/settings.ts'
+import { settingsFrom, withSettings } from '../common/cli/settings.ts'
 import { nearest } from '../common/suggest.ts'
 import { printEdgeStatus } from './commands-status.ts'
 
@@ -111,9 +111,5 @@ async function runEdge(command: Command, cli: Cli): Promise<void> {
     cli.logger(config.logLevel),
     import('./agent.ts'),
   ])
-  const start = () =>
-    startEdge(config, env, log).catch((error: unknown) => {
-      throw withPortHint(error, '--mqtt HOST:PORT, --mqtt-tls HOST:PORT or --http HOST:PORT')
-    })
-  await runDaemon(start, stop, env.clock, log)
+  await runDaemon(() => startEdge(config, env, log), stop, env.clock, log)
 }

@@ -84,7 +84,7 @@ export class CommitGroups {
   add(lane: Lane | null, bytes: number, session: readonly StateEntry[], done: AppendDone): void {
     const group = this.#group
     if (lane !== null) group.lanes.add(lane)
-    for (const { key, value } of session) group.session.set(key, value)
+    if (session.length > 0) for (const { key, value } of session) group.session.set(key, value)
     group.dones.push(done)
     group.bytes += bytes
     const { groupBytes, turnBytes } = this.#options
@@ -182,9 +182,10 @@ export class CommitGroups {
       for (const [lane, states] of group.laneStates) for (const what of states) this.#retain(lane, what)
     }
     const { dones, failures } = group
+    const told = error === null ? null : toldOf(error)
     for (let index = 0; index < dones.length; index++) {
       const own = failures.size === 0 ? undefined : failures.get(index)
-      const failure = own ?? error
+      const failure = own ?? told
       if (failure === null) dones[index]?.()
       else dones[index]?.(failure)
     }
@@ -196,6 +197,12 @@ export class CommitGroups {
     const states = this.#group.laneStates.get(lane) ?? new Set()
     this.#group.laneStates.set(lane, states.add(what))
   }
+}
+
+/** `disk_full` is for what a policy holds back; what no policy chose to lose is to be sent again. */
+function toldOf(error: TributaryError): TributaryError {
+  if (error.code !== 'disk_full') return error
+  return new TributaryError('not_available', `the disk is full: ${error.message}`, { cause: error })
 }
 
 function asFailure(error: unknown): TributaryError {

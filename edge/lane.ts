@@ -346,11 +346,10 @@ export class Lane {
   noteCommitted(offset: number, nowMs: number, spacingMs: number): void {
     this.ledger.committed = offset
     const marks = this.#marks.filter(mark => mark.offset <= offset)
-    const last = marks.at(-1)
-    if (last !== undefined && nowMs - last.atMs < spacingMs && marks.length > 1) {
-      // Later than true, so that nothing goes early.
-      marks[marks.length - 1] = { offset, atMs: nowMs }
-    } else marks.push({ offset, atMs: nowMs })
+    const before = marks.at(-2)
+    // The newest mark moves along until it is far enough from the one before: later than true, so that nothing goes early.
+    if (before !== undefined && nowMs - before.atMs < spacingMs) marks.pop()
+    marks.push({ offset, atMs: nowMs })
     if (marks.length > MAX_ACKED_MARKS) marks.shift()
     this.#marks = marks
   }

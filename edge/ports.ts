@@ -23,7 +23,7 @@ export type AppendDone = (error?: TributaryError) => void
 export interface Ingest {
   /**
    * Takes a record (null: the rules drop it) and session changes into one commit. `done` fires after fdatasync.
-   * Fails with `disk_full` where the topic's policy is `reject`, `disk_failed`, `record_too_large`, `limit_exceeded` (too many topics), `closed`.
+   * Fails with `disk_full` where the topic's policy is `reject` and the budget used up, `not_available` where the disk itself is full, `disk_failed`, `record_too_large`, `limit_exceeded` (too many topics), `closed`.
    */
   append(record: RoutedRecord | null, session: readonly StateEntry[], done: AppendDone): void
   /** Live session entries under a prefix, as of the last append. */

@@ -47,9 +47,10 @@ export interface EdgeStatus {
 
 /** How far the hub is behind on a lane. Bytes are estimated by the lane's average record. */
 function laneReport(store: Store, lane: Lane): LaneReport {
-  const { topic, lane: index, committed, durableEnd, startOffset, gaps } = lane.ledger
-  const lagRecords = Math.max(0, durableEnd - committed - lostBetween(gaps, committed, durableEnd))
-  const kept = durableEnd - startOffset
+  const { topic, lane: index, committed, endOffset, startOffset, gaps } = lane.ledger
+  // Also what is not durable yet: dead letters on their way must not look as if all were settled.
+  const lagRecords = Math.max(0, endOffset - committed - lostBetween(gaps, committed, endOffset))
+  const kept = endOffset - startOffset
   const lagBytes = kept <= 0 ? 0 : Math.round((lane.sizeBytes() * Math.min(lagRecords, kept)) / kept)
   const oldestMs = lagRecords === 0 ? null : store.space.oldestMs(lane)
   return { topic, lane: index, lagRecords, lagBytes, oldestMs, droppedRecords: lane.droppedRecords }

@@ -1,7 +1,7 @@
 import { utf8 } from '../common/bytes.ts'
 import type { Disk, Timer } from '../common/env.ts'
 import { messageOf } from '../common/errors.ts'
-import { GIB, HOUR_MS, MINUTE_MS, SECOND_MS } from '../common/limits.ts'
+import { GIB, MINUTE_MS, SECOND_MS } from '../common/limits.ts'
 import type { RetentionClock } from '../common/log/retention.ts'
 import { advanceRetentionClock, startRetentionClock } from '../common/log/retention.ts'
 import type { StateEntry, StateLog } from '../common/log/types.ts'
@@ -91,6 +91,8 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     return fits(options, { usedBytes: used(), freeBytes }, pending)
   }
 
+  const shortage = (): string =>
+    used() + freeBytes < budgetBytes ? 'the disk is full' : 'the disk budget is used up'
   const canDrop = (lane: Lane): boolean => store.policy(lane.ledger.topic).onFull === 'drop-oldest'
 
   async function makeRoom(bytes: number, mayDrop: boolean): Promise<void> {
@@ -103,7 +105,7 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       if (victim === null) {
         exhausted = { acked: true, all: exhausted.all || mayDrop }
         if (roomFor(bytes) === 'no') {
-          store.alarms.raise('disk-full', 'the disk budget is used up and nothing more may be deleted')
+          store.alarms.raise('disk-full', `${shortage()} and nothing more may be deleted`)
         }
         return
       }
@@ -119,11 +121,7 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       const firstMs = await lane.edgeTimeAt(skipGaps(ledger.gaps, from), env.codec)
       store.declare(lane, from, offset, 'disk-full', firstMs)
       lane.droppedRecords += Math.max(0, lost)
-      store.alarms.raise(
-        'dropped',
-        `the disk budget is used up: oldest records of ${lane.key} are dropped`,
-        lane.key,
-      )
+      store.alarms.raise('dropped', `${shortage()}: oldest records of ${lane.key} are dropped`, lane.key)
     }
     // A loss is declared, durably, before anything is deleted.
     await store.state.put([lane.gapsEntry(), lane.ackedEntry(), lane.laneEntry()])
@@ -204,8 +202,13 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     }, SWEEP_MS)
   }
 
+  function isExhausted(mayDrop: boolean): boolean {
+    return mayDrop ? exhausted.all : exhausted.acked
+  }
+
   function make(bytes: number, mayDrop: boolean): void {
-    if (making !== null || closed || roomFor(bytes) === 'yes') return
+    // Nothing changed since the last look found nothing: to look again would go round for ever without a pause.
+    if (making !== null || closed || isExhausted(mayDrop) || roomFor(bytes) === 'yes') return
     making = makeRoom(bytes, mayDrop)
       .catch((error: unknown) => {
         exhausted = { acked: true, all: true }
@@ -220,26 +223,28 @@ export function createSpace(store: Store, budgetBytes: number): Space {
   return {
     room: (bytes, mayDrop) => {
       const fitting = roomFor(bytes)
-      const isExhausted = mayDrop ? exhausted.all : exhausted.acked
-      if (fitting === 'soon' && !exhausted.acked) make(bytes, false)
+      if (fitting === 'soon') make(bytes, false)
       if (fitting !== 'no') return 'yes'
-      return isExhausted ? 'full' : 'wait'
+      return isExhausted(mayDrop) ? 'full' : 'wait'
     },
     make,
     committed: (lane, offset) => {
-      const spacing = Math.min(HOUR_MS, Math.max(MINUTE_MS, keepAckedMs(lane) * MARK_SHARE))
+      const spacing = Math.max(MINUTE_MS, keepAckedMs(lane) * MARK_SHARE)
       lane.noteCommitted(offset, clock.timeMs, spacing)
       const { ledger } = lane
       ledger.gaps = pruneGaps(ledger.gaps, offset)
       pruneRuns(ledger.runs, Math.min(offset, ledger.startOffset))
       dirty.add(lane)
-      exhausted = { acked: false, all: exhausted.all }
+      exhausted = { acked: false, all: false }
     },
     changed: () => {
       stale = true
+      // What became durable may be dropped now.
+      exhausted = { acked: exhausted.acked, all: false }
     },
     diskFull: () => {
       freeBytes = 0
+      store.alarms.raise('disk-full', 'the disk is full: nothing is taken until there is room on it')
       roomMade()
     },
     measure,

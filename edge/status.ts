@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer } from 'node:http'
 import type { Address } from '../common/address.ts'
 import { parseAddress } from '../common/address.ts'
-import { systemErrorCode, TributaryError } from '../common/errors.ts'
+import { messageOf, systemErrorCode, TributaryError } from '../common/errors.ts'
 import { SECOND_MS } from '../common/limits.ts'
 import type { Metrics, Reading, Sample } from '../common/metrics.ts'
 import { createMetrics, dataDirReadings } from '../common/metrics.ts'
@@ -39,7 +39,8 @@ export async function startStatus(listen: string, sources: StatusSources): Promi
   server.requestTimeout = REQUEST_TIMEOUT_MS
   server.headersTimeout = REQUEST_TIMEOUT_MS
   await new Promise<void>((resolve, reject) => {
-    server.once('error', error => reject(listenError(error, listen)))
+    // Rejecting does nothing once it listens: then it is out of file descriptors, for one, and goes on.
+    server.on('error', error => reject(listenError(error, listen)))
     server.listen(wanted.port, wanted.host, resolve)
   })
   const bound = server.address()
@@ -55,9 +56,13 @@ export async function startStatus(listen: string, sources: StatusSources): Promi
 }
 
 function listenError(error: Error, listen: string): Error {
-  if (systemErrorCode(error) !== 'EADDRINUSE') return error
-  const message = `${listen} is in use: choose another port for status and metrics (http)`
-  return new TributaryError('port_in_use', message, { cause: error })
+  const code = systemErrorCode(error)
+  if (code === 'EADDRINUSE') {
+    const message = `${listen} for status and metrics is in use: choose another address with --http HOST:PORT`
+    return new TributaryError('port_in_use', message, { cause: error })
+  }
+  const message = `status can't listen on ${listen} (${code ?? messageOf(error)}): choose another address with --http HOST:PORT`
+  return new TributaryError('config_invalid', message, { cause: error })
 }
 
 async function answer(

@@ -15,6 +15,7 @@ import type { AppendDone, Ingest, RoutedRecord } from './ports.ts'
 import type { Space } from './space.ts'
 import { createSpace, resolveBudget } from './space.ts'
 import { Topic } from './topic.ts'
+import { turnClock } from './turn-clock.ts'
 
 /**
  * The local logs of an edge: takes records and session changes into group commits, in arrival order, and keeps them until
@@ -74,6 +75,7 @@ export class Store implements Ingest {
   readonly space: Space
   readonly #context: LaneContext
   readonly #maxBatchBytes: number
+  readonly #nowMs: () => number
   readonly #opening = new Set<string>()
   readonly #waiting: Waiting[] = []
   #waitingBytes = 0
@@ -97,6 +99,7 @@ export class Store implements Ingest {
     budgetBytes: number,
   ) {
     this.env = env
+    this.#nowMs = turnClock(env.clock)
     this.config = config
     this.directory = directory
     this.alarms = alarms
@@ -118,6 +121,7 @@ export class Store implements Ingest {
     this.space = createSpace(this, budgetBytes)
     directory.onFailed(error => {
       this.#refusal = error
+      this.alarms.raise('disk', error.message)
       this.#failWaiting(error)
       this.#resolveFailed(error)
     })
@@ -199,14 +203,13 @@ export class Store implements Ingest {
     const bytes = recordBytes(record)
     const room = this.space.room(bytes, topic.policy.onFull === 'drop-oldest')
     if (room === 'wait') return false
-    if (room === 'full') return this.#refuse(fullError(record.topic), done)
+    if (room === 'full') return this.#refuse(fullError(record.topic, topic.policy.onFull), done)
     const lane = must(topic.lanes[record.lane], `topic ${record.topic} has lane ${record.lane}`)
     const { timestampMs, key, value, headers, headerCount } = record
-    const nowMs = Math.floor(this.env.clock.nowMs())
-    if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, nowMs)) {
+    if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, this.#nowMs())) {
       return this.#refuse(tooLarge(record.topic, this.#maxBatchBytes), done)
     }
-    if (isNew) this.groups.note(session)
+    if (isNew && session.length > 0) this.groups.note(session)
     this.groups.add(lane, bytes, session, done)
     this.counters.appended++
     this.counters.appendedBytes += bytes
@@ -416,10 +419,16 @@ function sessionBytes(session: readonly StateEntry[]): number {
   return bytes
 }
 
-function fullError(topic: string): TributaryError {
+function fullError(topic: string, onFull: TopicPolicy['onFull']): TributaryError {
+  if (onFull === 'reject') {
+    return new TributaryError(
+      'disk_full',
+      `the disk budget is used up and topic "${topic}" may drop nothing: let the hub catch up, or raise storage.budgetBytes`,
+    )
+  }
   return new TributaryError(
-    'disk_full',
-    `the disk budget is used up and topic "${topic}" may drop nothing: let the hub catch up, or raise storage.budgetBytes`,
+    'not_available',
+    `the disk is full and nothing is left that topic "${topic}" may drop: free space on it`,
   )
 }
 

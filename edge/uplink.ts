@@ -1,3 +1,4 @@
+import type { Logger } from 'pino'
 import { must } from '../common/assert.ts'
 import type { EdgeConfig } from '../common/config-edge.ts'
 import type { Timer } from '../common/env.ts'
@@ -46,6 +47,7 @@ export interface Uplink {
 export interface UplinkOptions {
   edgeId: string
   software: string
+  log: Pick<Logger, 'info' | 'warn'>
   /** For `report`. */
   report(): Pick<ReportFrame, 'diskBytes' | 'diskBudgetBytes' | 'lanes'>
 }
@@ -213,6 +215,7 @@ class UplinkShell implements Uplink {
       this.#channel = dialChannel(link, {
         clock: env.clock,
         frames: 'uplink-hub',
+        heartbeat: this.#config,
         hello: {
           software: this.#options.software,
           edge: { id: this.#options.edgeId, session, clusterId, nowMs },
@@ -226,7 +229,7 @@ class UplinkShell implements Uplink {
         closed: closed => this.#onClosed(closed),
       })
     } catch (error) {
-      this.#lastError = messageOf(error)
+      this.#away(messageOf(error))
       if (isTributaryError(error, 'unauthorized')) this.#store.alarms.raise('unauthorized', error.message)
       this.#input({ t: 'closed', reason: messageOf(error), fenced: false })
     }
@@ -235,6 +238,10 @@ class UplinkShell implements Uplink {
   #up(): void {
     this.#connectedSinceMs = Math.floor(this.#clock.nowMs())
     this.#lastError = null
+    this.#options.log.info(
+      { hub: this.#store.config.hub, session: this.#state.session.session },
+      'connected to the hub',
+    )
     this.#reportSoon()
   }
 
@@ -242,9 +249,20 @@ class UplinkShell implements Uplink {
     this.#channel = null
     this.#connectedSinceMs = null
     this.#reportTimer?.cancel()
-    this.#lastError = error?.message ?? 'the hub closed the connection'
-    this.#input({ t: 'closed', reason: this.#lastError, fenced: error?.code === 'fenced' })
+    const reason = error?.message ?? 'the hub closed the connection'
+    if (!this.#closed) this.#away(reason)
+    this.#input({ t: 'closed', reason, fenced: error?.code === 'fenced' })
     this.#whenClosed()
+  }
+
+  /** Says so once for each reason, not at every attempt. */
+  #away(reason: string): void {
+    if (reason === this.#lastError) return
+    this.#lastError = reason
+    this.#options.log.warn(
+      { hub: this.#store.config.hub, reason },
+      'the hub is away: trying again, and taking on',
+    )
   }
 
   #reportSoon(): void {

@@ -3,7 +3,7 @@ import type { Cli } from '../common/cli/cli.ts'
 import { runDaemon } from '../common/cli/daemon.ts'
 import { examples } from '../common/cli/options.ts'
 import type { SettingFlag } from '../common/cli/settings.ts'
-import { settingsFrom, withPortHint, withSettings } from '../common/cli/settings.ts'
+import { settingsFrom, withSettings } from '../common/cli/settings.ts'
 
 const SETTINGS: readonly SettingFlag[] = [
   { flags: '--data <dir>', description: 'data directory (default: ./data/hub)', paths: ['data'] },
@@ -52,11 +52,5 @@ async function runHub(command: Command, cli: Cli): Promise<void> {
     cli.logger(config.logLevel),
     import('./node.ts'),
   ])
-  const start = async () => {
-    const hub = await startHub(config, env, log).catch((error: unknown) => {
-      throw withPortHint(error, '--http HOST:PORT')
-    })
-    return hub
-  }
-  await runDaemon(start, stop, env.clock, log)
+  await runDaemon(() => startHub(config, env, log), stop, env.clock, log)
 }

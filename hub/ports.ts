@@ -13,6 +13,12 @@ export interface TopicConfig {
   /** Per partition; null for no bound. */
   retentionBytes: number | null
   segmentBytes: number
+  /**
+   * The largest record, before compression: key, value and headers as they stand in a batch. Each record of a plain batch and the
+   * only one of a compressed batch are held to it here, all records by our own producers (SDK, REST, edges) before they
+   * compress. Several records that come compressed are not unpacked to be looked at: as with Kafka's max.message.bytes,
+   * they are held to what their batch may have as it was sent, which is `limits.maxFrameBytes` of the hub.
+   */
   maxRecordBytes: number
 }
 
@@ -39,6 +45,12 @@ export interface Topics {
   byName(name: string): Topic
   /** Throws `unknown_topic`; `topic_deleted` where the id was deleted. */
   byId(topicId: string): Topic
+  /**
+   * The topic a producer is about to write to, made where it is not there and autoCreateTopics is on (Kafka's
+   * auto.create.topics.enable). Rejects with `unknown_topic`; `topic_deleted` where the name was deleted, which only an
+   * operator undoes; `invalid_argument` for a name that can be none; `limit_exceeded`.
+   */
+  forProducer(name: string): Promise<Topic>
   /** Rejects with `topic_exists`, `invalid_argument`, `limit_exceeded`. */
   create(request: CreateTopic): Promise<Topic>
   /** Changes settings; `partitions` may only grow. */

@@ -169,6 +169,20 @@ export class FakeDisk implements Disk {
     return this.#successor({ ...this.#world, locks: new Set() })
   }
 
+  /** A disk of its own with all that processes see here now, as a snapshot of the filesystem would have it. */
+  copy(): FakeDisk {
+    const folders = new Map<string, Folder>()
+    for (const [path, folder] of this.#world.folders) {
+      const entries = new Map<string, Inode>()
+      for (const [name, { cached }] of folder.cached) {
+        entries.set(name, { cached: copyContent(cached), durable: copyContent(cached), pending: [] })
+      }
+      folders.set(path, { cached: entries, durable: new Map(entries), pending: [] })
+    }
+    const options = { rng: this.#rng, tearing: this.#tearing }
+    return new FakeDisk(options, { folders, locks: new Set() })
+  }
+
   #successor(world: World): FakeDisk {
     return new FakeDisk({ rng: this.#rng, capacityBytes: this.#capacityBytes, tearing: this.#tearing }, world)
   }
@@ -223,7 +237,7 @@ export class FakeDisk implements Disk {
     const folder = this.#folder(path)
     let inode = folder?.cached.get(nameOf(path))
     if (inode === undefined) {
-      if (mode === 'read' || folder === undefined) throw systemError('ENOENT', path)
+      if (mode !== 'write' || folder === undefined) throw systemError('ENOENT', path)
       inode = { cached: new Content(), durable: new Content(), pending: [] }
       folder.cached.set(nameOf(path), inode)
       folder.pending.push({ kind: 'link', name: nameOf(path), inode })

@@ -143,6 +143,13 @@ function createTopics(options: FakePortsOptions, throwPlanned: (operation: strin
   const port: Topics = {
     list: () => [...byName.values()],
     byName: named,
+    forProducer: async name => {
+      const known = byName.get(name)
+      if (known !== undefined) return known
+      if ([...deleted.values()].includes(name)) fail('topic_deleted', `topic "${name}" was deleted`)
+      if (options.autoCreateTopics === false) return named(name)
+      return port.create({ name })
+    },
     byId: topicId => {
       for (const topic of byName.values()) if (topic.topicId === topicId) return topic
       if (deleted.has(topicId)) fail('topic_deleted', `topic ${topicId} was deleted`)

@@ -3,6 +3,7 @@ import { InvalidArgumentError, Option } from 'commander'
 import type { TributaryClient } from '../client.ts'
 import type { ConsumedGap, ConsumedRecord } from '../client-consume.ts'
 import type { StartFrom } from '../client-cursors.ts'
+import { isTributaryError, TributaryError } from '../errors.ts'
 import type { Position } from '../position.ts'
 import { POSITION_FORMS, parsePosition } from '../position.ts'
 import { recordJson } from '../record-json.ts'
@@ -78,15 +79,32 @@ async function printRecords(
     ...(flags.partition === undefined ? {} : { partitions: [flags.partition] }),
   })
   const print = PRINTERS[flags.format]
-  for await (const records of batches) {
-    for (const record of records) {
-      for (const piece of print(record)) {
-        const full = output.write(piece)
-        if (full !== undefined) await full
+  try {
+    for await (const records of batches) {
+      for (const record of records) {
+        for (const piece of print(record)) {
+          const full = output.write(piece)
+          if (full !== undefined) await full
+        }
       }
     }
+  } catch (error) {
+    throw inTermsOfFlags(error, topic)
+  } finally {
+    await output.flush()
   }
-  await output.flush()
+}
+
+/** The SDK speaks of its options. */
+function inTermsOfFlags(error: unknown, topic: string): unknown {
+  if (!isTributaryError(error, 'offset_out_of_range')) return error
+  const { partition, offset, startOffset, highWatermark } = error.details
+  return new TributaryError(
+    'offset_out_of_range',
+    `${topic} partition ${partition} has no offset ${offset}: it begins at ${startOffset} and ends before ${highWatermark}. ` +
+      'Choose --from earliest, latest, or an offset between them',
+    { cause: error, details: error.details },
+  )
 }
 
 /** An offset counts in each partition; where all are read, one that does not reach so far is read from its nearest end. */

@@ -38,12 +38,15 @@ export function addEdgesCommands(program: Command, cli: Cli): void {
           'address',
           'software',
           'last seen',
-          'lag',
+          'lag records',
           'dropped',
-          'clock ms',
+          'clock offset ms',
           'alarms',
         ]
         await printTable(cli.stdout, headings, rows)
+        for (const { id, alarms } of all) {
+          for (const { kind, message } of alarms) cli.stdout.write(`alarm ${kind} of ${id}: ${message}\n`)
+        }
       }),
     )
   const remove = edges

@@ -2,8 +2,10 @@ import type { Command } from 'commander'
 import { InvalidArgumentError, Option } from 'commander'
 import { parseHubUrl } from '../address.ts'
 import type { TributaryClient } from '../client.ts'
-import { TributaryError } from '../errors.ts'
+import { messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import { MAX_CONFIG_FILE_BYTES } from '../limits.ts'
+import { certificatesFrom } from '../tls.ts'
+import { parseTokens } from '../tokens.ts'
 import { parseDuration, parseSize } from '../units.ts'
 import type { Cli } from './cli.ts'
 
@@ -40,10 +42,12 @@ export async function withClient(
   use: (client: TributaryClient) => Promise<void>,
 ): Promise<void> {
   const env = await cli.env()
-  const read = (path: string) => readText(path, env.disk)
+  const { tokenFile, ca } = flags
   const token =
-    flags.tokenFile === undefined ? undefined : firstToken(flags.tokenFile, await read(flags.tokenFile))
-  const caPem = flags.ca === undefined ? undefined : await read(flags.ca)
+    tokenFile === undefined
+      ? undefined
+      : parseTokens(tokenFile, await readText('--token-file', tokenFile, env.disk))[0]
+  const caPem = ca === undefined ? undefined : certificatesFrom(ca, await readText('--ca', ca, env.disk))
   const { connect } = await import('../client.ts')
   const client = connect({
     hub: flags.hub,
@@ -59,23 +63,18 @@ export async function withClient(
 }
 
 async function readText(
+  flag: string,
   path: string,
   disk: { readFile(path: string): Promise<Uint8Array> },
 ): Promise<string> {
-  const bytes = await disk.readFile(path)
+  const bytes = await disk.readFile(path).catch((cause: unknown) => {
+    const why = systemErrorCode(cause) ?? messageOf(cause)
+    throw new TributaryError('invalid_argument', `${flag}: ${path} can't be read (${why})`, { cause })
+  })
   if (bytes.length > MAX_CONFIG_FILE_BYTES) {
-    throw new TributaryError('invalid_argument', `${path} is too large to be a token or certificate file`)
+    throw new TributaryError('invalid_argument', `${flag}: ${path} is too large to be one`)
   }
   return new TextDecoder().decode(bytes)
-}
-
-function firstToken(path: string, text: string): string {
-  const token = text
-    .split('\n')
-    .map(line => line.trim())
-    .find(line => line !== '' && !line.startsWith('#'))
-  if (token === undefined) throw new TributaryError('invalid_argument', `${path} has no token in it`)
-  return token
 }
 
 function hubUrl(text: string): string {

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import type { Writable } from 'node:stream'
 import type { Clock } from '../env.ts'
+import { DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS, SECOND_MS } from '../limits.ts'
 
 /** Lines that wait are written together from here on; less and they wait for the end of the turn. */
 const FLUSH_CHARS = 64 * 1024
@@ -92,4 +93,39 @@ export function printJson(stream: Writable, value: unknown): void {
 /** A moment in UTC without the noise of ISO's T and milliseconds. */
 export function showTime(timeMs: number): string {
   return `${new Date(timeMs).toISOString().slice(0, 19).replace('T', ' ')}Z`
+}
+
+const SIZES = [
+  ['GiB', GIB],
+  ['MiB', MIB],
+  ['KiB', KIB],
+] as const
+
+/** Bytes in the unit that reads best, rounded: `3.4 MiB`. */
+export function showSize(bytes: number): string {
+  for (const [unit, size] of SIZES) if (bytes >= size) return `${(bytes / size).toFixed(1)} ${unit}`
+  return `${bytes} bytes`
+}
+
+const DURATIONS = [
+  ['d', DAY_MS],
+  ['h', HOUR_MS],
+  ['m', MINUTE_MS],
+  ['s', SECOND_MS],
+] as const
+
+/** A duration in its two largest units: `3d 1h`, `42s`. */
+export function showDuration(durationMs: number): string {
+  const first = DURATIONS.findIndex(([, size]) => durationMs >= size)
+  if (first < 0) return '0s'
+  let restMs = durationMs
+  const parts = DURATIONS.slice(first, first + 2).map(([unit, size]) => {
+    const count = Math.floor(restMs / size)
+    restMs -= count * size
+    return { text: `${count}${unit}`, count }
+  })
+  return parts
+    .filter(({ count }) => count > 0)
+    .map(({ text }) => text)
+    .join(' ')
 }

@@ -1,7 +1,6 @@
 import type { Command } from 'commander'
 import { Option } from 'commander'
 import type { ConfigFlag, ConfigSources } from '../config.ts'
-import { isTributaryError, TributaryError } from '../errors.ts'
 import type { Cli } from './cli.ts'
 
 /** A flag of `hub` or `edge` and the keys of the config it sets. */
@@ -38,17 +37,4 @@ export async function settingsFrom(
   const { disk } = await cli.env()
   const file = typeof given.config === 'string' ? given.config : undefined
   return { file, env: cli.environment, flags, readFile: path => disk.readFile(path) }
-}
-
-/** Adds to `port_in_use` which flags choose another address. */
-export function withPortHint(error: unknown, flags: string): unknown {
-  if (!isTributaryError(error, 'port_in_use') || error.message.includes('--')) return error
-  return new TributaryError(
-    'port_in_use',
-    `${error.message}: stop what listens there or choose another by ${flags}`,
-    {
-      cause: error,
-      details: error.details,
-    },
-  )
 }

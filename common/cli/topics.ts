@@ -129,10 +129,11 @@ function addDescribe(topics: Command, cli: Cli): void {
         if (flags.json) return printJson(cli.stdout, topic)
         const { config } = topic
         const retention = config.retentionMs === null ? 'for ever' : formatDuration(config.retentionMs)
-        const bytes = config.retentionBytes === null ? 'no bound' : formatSize(config.retentionBytes)
+        const bytes =
+          config.retentionBytes === null ? '' : ` and ${formatSize(config.retentionBytes)} a partition`
         cli.stdout.write(
           `${topic.name}  id ${topic.topicId}  created ${showTime(topic.createdMs)}\n` +
-            `retention ${retention}, per partition ${bytes}; segments ${formatSize(config.segmentBytes)}; ` +
+            `retention ${retention}${bytes}; segments ${formatSize(config.segmentBytes)}; ` +
             `records up to ${formatSize(config.maxRecordBytes)}\n\n`,
         )
         const headings = ['partition', 'start offset', 'end offset', 'high watermark', 'bytes']

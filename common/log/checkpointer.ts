@@ -1,5 +1,5 @@
 import type { Disk } from '../env.ts'
-import { systemErrorCode } from '../errors.ts'
+import { isDiskFull, systemErrorCode } from '../errors.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import type { FilePool } from './files.ts'
@@ -47,7 +47,7 @@ export class Checkpointer {
    * failed.
    */
   async write(firstCommit: number, cleanShutdown: boolean): Promise<boolean> {
-    const { files, disk, directory, reserve } = this.#options
+    const { files, reserve } = this.#options
     const content = encodeCheckpoint(this.#options.snapshot(firstCommit, cleanShutdown))
     const paths = this.#dirtyPaths
     const folders = this.#dirtyFolders
@@ -55,22 +55,42 @@ export class Checkpointer {
     this.#dirtyFolders = new Set()
     try {
       await eachAtMost(MAX_SYNCS_AT_ONCE, [...paths], path => files.sync(`${path}.log`))
-      await eachAtMost(MAX_SYNCS_AT_ONCE, [...folders], folder => disk.syncDir(folder))
-      // A file given up meanwhile may have failed to sync.
-      if (this.#told.hasFailed()) return false
-      try {
-        await disk.replaceFile(`${directory}/checkpoint`, content)
-      } catch (error) {
-        if (systemErrorCode(error) !== 'ENOSPC') throw error
-        await reserve.giveUp()
-        await disk.replaceFile(`${directory}/checkpoint`, content)
-      }
+      await eachAtMost(MAX_SYNCS_AT_ONCE, [...folders], folder => this.#syncFolder(folder))
     } catch (error) {
-      if (systemErrorCode(error) !== 'ENOSPC') this.#told.failed(error)
+      // ENOSPC too, which thin volumes give here: the pages are dropped, and another sync would know nothing of it.
+      this.#told.failed(error)
+      return false
+    }
+    // A file given up meanwhile may have failed to sync.
+    if (this.#told.hasFailed()) return false
+    try {
+      await this.#replace(content)
+    } catch (error) {
+      if (!isDiskFull(error)) this.#told.failed(error)
       return false
     }
     this.#told.written()
     reserve.restoreSoon()
     return true
+  }
+
+  /** A folder that is gone belonged to a log deleted meanwhile, which makes its removal durable itself. */
+  async #syncFolder(folder: string): Promise<void> {
+    try {
+      await this.#options.disk.syncDir(folder)
+    } catch (error) {
+      if (systemErrorCode(error) !== 'ENOENT') throw error
+    }
+  }
+
+  async #replace(content: Uint8Array): Promise<void> {
+    const { disk, directory, reserve } = this.#options
+    try {
+      await disk.replaceFile(`${directory}/checkpoint`, content)
+    } catch (error) {
+      if (!isDiskFull(error)) throw error
+      await reserve.giveUp()
+      await disk.replaceFile(`${directory}/checkpoint`, content)
+    }
   }
 }

@@ -192,3 +192,45 @@ export function unplan(writes: readonly SegmentWrite[]): void {
     if (write.isNew) write.log.segments = write.log.segments.filter(segment => segment !== write.segment)
   }
 }
+
+/** Whether it may be written into the reserve on a full disk. */
+export function mayUseReserve(turn: Turn): boolean {
+  return turn.items.every(item => item.kind === 'fact' || item.useReserve)
+}
+
+/** Tells all of the turns' callers that they failed. */
+export function rejectAll(turns: readonly Turn[], error: TributaryError): void {
+  for (const turn of turns) for (const item of turn.items) item.reject(error)
+}
+
+/** Bytes of batches in the turns. */
+export function waitingBytes(turns: readonly Turn[]): number {
+  return turns.reduce((total, turn) => total + turn.dataBytes, 0)
+}
+
+/**
+ * Takes the offsets of `out` back and gives `left` new ones, from the durable ends of the logs on. Returns the number of
+ * appends in `out`.
+ */
+export function stampAgain(out: readonly Turn[], left: readonly Turn[]): number {
+  const refused = dataItems(out)
+  const kept = dataItems(left)
+  for (const { log } of [...refused, ...kept]) log.endOffset = log.durableEndOffset
+  for (const { bytes, leaderEpoch, jumps } of refused) {
+    // The caller may append the same bytes again: no stamp may look like a jump then.
+    stampRun(bytes, 0, leaderEpoch, bytes.length, jumps)
+  }
+  for (const item of kept) {
+    const { bytes, leaderEpoch, jumps, log } = item
+    const run = stampRun(bytes, log.endOffset, leaderEpoch, bytes.length, jumps)
+    item.previousEnd = log.endOffset
+    item.firstOffset = run.firstOffset
+    item.endOffset = run.endOffset
+    log.endOffset = run.endOffset
+  }
+  return refused.length
+}
+
+function dataItems(turns: readonly Turn[]): DataItem[] {
+  return turns.flatMap(turn => turn.items.filter(item => item.kind === 'data'))
+}

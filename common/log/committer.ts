@@ -1,22 +1,35 @@
 import { assert } from '../assert.ts'
 import type { Clock, Disk, Timer } from '../env.ts'
-import { messageOf, systemErrorCode, TributaryError } from '../errors.ts'
+import { isDiskFull, messageOf, TributaryError } from '../errors.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { Checkpointer } from './checkpointer.ts'
+import { newCommitCounters } from './commit-counters.ts'
 import type { DataItem, FactItem, Turn } from './commit-plan.ts'
-import { entryCost, journalEntries, planWrites, stampRun, unplan } from './commit-plan.ts'
+import {
+  entryCost,
+  journalEntries,
+  mayUseReserve,
+  planWrites,
+  rejectAll,
+  stampAgain,
+  unplan,
+  waitingBytes,
+} from './commit-plan.ts'
 import type { FilePool } from './files.ts'
+import type { IndexCache } from './index-cache.ts'
 import type { Journal } from './journal.ts'
 import { ENTRY_BYTES, JOURNAL_BLOCK_BYTES } from './journal-format.ts'
 import { MAX_LOG_NAME_BYTES } from './paths.ts'
 import type { Reserve } from './reserve.ts'
-import type { SegmentedLog, SegmentWrite } from './segmented-log.ts'
+import type { Segment, SegmentedLog, SegmentWrite } from './segmented-log.ts'
 import { indexLags, removeSegment, saveMeta } from './segmented-log.ts'
 import type { TailCache } from './tail-cache.ts'
 import { eachAtMost } from './work.ts'
 
 /** One commit gathers up to this much, so that a long queue is acked in steps; one turn may be larger. */
 const MAX_COMMIT_BYTES = 8 * 1024 * 1024
+/** A commit of so much waits no longer for company: more of it would save no writes to the disk worth the wait. */
+const WORTH_COMMITTING_BYTES = 128 * 1024
 /** Appends waiting for their commit; beyond it `append` rejects with `throttled`. */
 const MAX_PENDING_BYTES = 128 * 1024 * 1024
 /** Segment writes under way at once: the thread pool has other users. */
@@ -32,20 +45,10 @@ export interface CommitterOptions {
   journal: Journal
   reserve: Reserve
   tailCache: TailCache
+  indexes: IndexCache
   /** What the checkpoint says of the logs, as of now. */
   snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint
   maxPendingBytes?: number
-}
-
-export interface CommitCounters {
-  commits: number
-  committedBytes: number
-  commitFailures: number
-  pendingAppends: number
-  pendingBytes: number
-  diskFullRejections: number
-  throttledRejections: number
-  checkpoints: number
 }
 
 /**
@@ -57,16 +60,7 @@ export class Committer {
   readonly #options: CommitterOptions
   readonly #maxPendingBytes: number
   readonly #maxCommitBytes: number
-  readonly counters: CommitCounters = {
-    commits: 0,
-    committedBytes: 0,
-    commitFailures: 0,
-    pendingAppends: 0,
-    pendingBytes: 0,
-    diskFullRejections: 0,
-    throttledRejections: 0,
-    checkpoints: 0,
-  }
+  readonly counters = newCommitCounters()
   #turns: Turn[] = []
   #openTurn: Turn | undefined
   #collectors: (() => void)[] = []
@@ -135,8 +129,9 @@ export class Committer {
     const turn = this.#turn(alone)
     const limit = this.#options.journalBytes - 2 * JOURNAL_BLOCK_BYTES
     if (turn.costBytes + costBytes > limit) {
+      // Alone it fits a later commit; what fits none never will.
       throw new TributaryError(
-        'limit_exceeded',
+        costBytes > limit ? 'limit_exceeded' : 'throttled',
         `appends of one turn take ${turn.costBytes + costBytes} bytes, a commit holds ${limit}: append less at once or raise journalBytes`,
       )
     }
@@ -146,7 +141,7 @@ export class Committer {
     if (item.kind === 'data') {
       this.counters.pendingAppends++
       this.counters.pendingBytes += dataBytes
-      if (this.counters.pendingBytes >= this.#maxCommitBytes) this.hurry()
+      if (this.#hurry !== undefined && this.#isWorthwhile()) this.hurry()
     }
     this.#wake()
   }
@@ -172,6 +167,10 @@ export class Committer {
     if (this.#collectors.length === 0) this.#collectorsSinceMs = this.#options.clock.monotonicMs()
     this.#collectors.push(collect)
     this.#wake()
+  }
+
+  #isWorthwhile(): boolean {
+    return waitingBytes(this.#turns) >= Math.min(WORTH_COMMITTING_BYTES, this.#maxCommitBytes)
   }
 
   /** Ends the wait for company. */
@@ -214,8 +213,8 @@ export class Committer {
   async #waitForCompany(): Promise<void> {
     const { clock, commitMs } = this.#options
     const sinceMs = this.#turns[0]?.arrivedMs ?? this.#collectorsSinceMs
-    const waitMs = sinceMs + commitMs - clock.monotonicMs()
-    if (commitMs > 0 && waitMs > 0 && !this.#hurried) {
+    const waitMs = this.#hurried || this.#isWorthwhile() ? 0 : sinceMs + commitMs - clock.monotonicMs()
+    if (commitMs > 0 && waitMs > 0) {
       let timer: Timer | undefined
       await new Promise<void>(resolve => {
         this.#hurry = resolve
@@ -299,9 +298,13 @@ export class Committer {
     let full = false
     await eachAtMost(MAX_WRITES_AT_ONCE, writes, async write => {
       try {
+        const sealed = write.isNew ? write.log.before(write.segment) : undefined
+        // What an earlier process cut off it may be in memory alone, and from here on no checkpoint says where it ends.
+        if (sealed !== undefined) await files.distrust(`${sealed.path}.log`)
+        this.touched(sealed?.path, undefined)
         await files.write(`${write.segment.path}.log`, file => file.writev(write.buffers, write.position))
       } catch (error) {
-        if (systemErrorCode(error) !== 'ENOSPC') throw error
+        if (!isDiskFull(error)) throw error
         full = true
       }
     })
@@ -360,21 +363,7 @@ export class Committer {
     this.#openTurn = undefined
     const out = [...refused, ...waiting.filter(turn => !mayUseReserve(turn))]
     const left = [...kept, ...this.#turns]
-    const dataItems = (turns: readonly Turn[]): DataItem[] =>
-      turns.flatMap(turn => turn.items.filter(item => item.kind === 'data'))
-    for (const { log } of dataItems([...out, ...left])) log.endOffset = log.durableEndOffset
-    for (const item of dataItems(out)) {
-      this.counters.diskFullRejections++
-      // The caller may append the same bytes again: no stamp may look like a jump then.
-      stampRun(item.bytes, 0, item.leaderEpoch, item.bytes.length, item.jumps)
-    }
-    for (const item of dataItems(left)) {
-      const run = stampRun(item.bytes, item.log.endOffset, item.leaderEpoch, item.bytes.length, item.jumps)
-      item.previousEnd = item.log.endOffset
-      item.firstOffset = run.firstOffset
-      item.endOffset = run.endOffset
-      item.log.endOffset = run.endOffset
-    }
+    this.counters.diskFullRejections += stampAgain(out, left)
     this.#forgetPending(out)
     rejectAll(out, error)
   }
@@ -422,17 +411,21 @@ export class Committer {
   #maintainIndexes(write: SegmentWrite): void {
     const { log, segment } = write
     if (write.isNew) {
-      const sealed = log.segments[log.segments.indexOf(segment) - 1]
-      if (sealed !== undefined) this.inBackground(() => this.#seal(sealed))
+      const sealed = log.before(segment)
+      if (sealed !== undefined) this.#seal(log, sealed)
     }
     const { readyIndex } = segment
     if (indexLags(segment)) this.inBackground(async () => readyIndex?.save(this.#options.disk, segment.path))
   }
 
-  async #seal(segment: SegmentedLog['segments'][number]): Promise<void> {
-    const { disk } = this.#options
-    await segment.readyIndex?.save(disk, segment.path)
-    await saveMeta(segment, disk)
+  #seal(log: SegmentedLog, segment: Segment): void {
+    const { disk, indexes } = this.#options
+    const { readyIndex } = segment
+    this.inBackground(async () => {
+      await readyIndex?.save(disk, segment.path)
+      await saveMeta(segment, disk)
+    })
+    if (readyIndex !== undefined) indexes.used(log, segment, readyIndex)
   }
 
   /** Queues work that nothing waits for; its failure costs a rebuild, nothing else. */
@@ -441,7 +434,8 @@ export class Committer {
       try {
         await work()
       } catch {
-        // A rebuildable file could not be written.
+        // A rebuildable file could not be written, or one that is no longer needed not removed before the next start.
+        this.counters.backgroundFailures++
       }
     })
   }
@@ -465,6 +459,11 @@ export class Committer {
     return failure
   }
 
+  /** Resolves when what was queued in the background so far is done. */
+  backgroundDone(): Promise<void> {
+    return this.#background
+  }
+
   /** Takes what collectors still hold, refuses new appends and waits for the rest. */
   async drain(): Promise<void> {
     assert(!this.#closed, 'closed twice')
@@ -486,11 +485,3 @@ export class Committer {
 
 /** Journal bytes of a fact at most: an entry with the longest name. */
 const ENTRY_AT_MOST = ENTRY_BYTES + MAX_LOG_NAME_BYTES
-
-function mayUseReserve(turn: Turn): boolean {
-  return turn.items.every(item => item.kind === 'fact' || item.useReserve)
-}
-
-function rejectAll(turns: readonly Turn[], error: TributaryError): void {
-  for (const turn of turns) for (const item of turn.items) item.reject(error)
-}

@@ -1,10 +1,11 @@
 import { utf8, utf8Text } from '../bytes.ts'
 import type { Clock, Disk, DiskFile, Env } from '../env.ts'
-import { systemErrorCode, TributaryError } from '../errors.ts'
+import { isDiskFull, messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import { Committer } from './committer.ts'
 import { FilePool } from './files.ts'
+import { IndexCache } from './index-cache.ts'
 import { Journal } from './journal.ts'
 import type { EntryKind } from './journal-format.ts'
 import { JOURNAL_BLOCK_BYTES, plainEntry } from './journal-format.ts'
@@ -67,7 +68,9 @@ export async function openDataDir(
   if (options.journalBytes < MIN_JOURNAL_BYTES) {
     throw new TributaryError('invalid_argument', `journalBytes must be at least ${MIN_JOURNAL_BYTES}`)
   }
-  await disk.mkdir(path)
+  await disk.mkdir(path).catch((cause: unknown) => {
+    throw notMade(path, cause)
+  })
   const unlock = await disk.lock(path)
   const files = new FilePool(disk)
   try {
@@ -95,9 +98,23 @@ export async function openDataDir(
   } catch (error) {
     await files.closeAll()
     await unlock()
-    if (systemErrorCode(error) !== 'ENOSPC') throw error
+    if (!isDiskFull(error)) throw error
     throw new TributaryError('disk_full', `no space left to open ${path}: free some`, { cause: error })
   }
+}
+
+function notMade(path: string, cause: unknown): TributaryError {
+  if (isDiskFull(cause)) {
+    return new TributaryError('disk_full', `no space left to make the data directory ${path}: free some`, {
+      cause,
+    })
+  }
+  const why = systemErrorCode(cause) ?? messageOf(cause)
+  return new TributaryError(
+    'invalid_argument',
+    `the data directory ${path} can't be made (${why}): choose a place for it with --data`,
+    { cause },
+  )
 }
 
 async function readMeta(disk: Disk, path: string): Promise<Meta | undefined> {
@@ -246,6 +263,7 @@ class OpenDataDir implements DataDir {
     this.#nextLogId = recovered.nextLogId
     for (const log of recovered.logs) this.#logs.set(log.name, log)
     const tailCache = new TailCache(options.tailCacheBytes)
+    const indexes = new IndexCache()
     this.#reserve = new Reserve(env.disk, path, options.reserveBytes)
     this.#reserve.restoreSoon()
     this.#committer = new Committer({
@@ -258,9 +276,17 @@ class OpenDataDir implements DataDir {
       journal,
       reserve: this.#reserve,
       tailCache,
+      indexes,
       snapshot: (firstCommit, cleanShutdown) => this.#snapshot(firstCommit, cleanShutdown),
     })
-    this.#context = { clock: env.clock, disk: env.disk, files, committer: this.#committer, tailCache }
+    this.#context = {
+      clock: env.clock,
+      disk: env.disk,
+      files,
+      committer: this.#committer,
+      tailCache,
+      indexes,
+    }
   }
 
   #snapshot(firstCommit: number, cleanShutdown: boolean): Checkpoint {
@@ -351,7 +377,12 @@ class OpenDataDir implements DataDir {
       },
       true,
     )
-    for (const segment of log.segments) this.#input.files.forget(`${segment.path}.log`)
+    for (const segment of log.segments) {
+      this.#input.files.forget(`${segment.path}.log`)
+      this.#context.indexes.forget(segment)
+    }
+    // Index files on their way to the folder would come too late to be removed with it.
+    await this.#committer.backgroundDone()
     await removeLogFiles(disk, log.folder)
     await syncParents(disk, this.path, name)
     this.#removing.delete(name)
@@ -374,6 +405,8 @@ class OpenDataDir implements DataDir {
       ...this.#committer.counters,
       fdatasyncP50Ms: journal.syncTimeMs(0.5),
       fdatasyncP99Ms: journal.syncTimeMs(0.99),
+      indexBytes: this.#context.indexes.sizeBytes(),
+      indexesEvicted: this.#context.indexes.evicted(),
     }
   }
 

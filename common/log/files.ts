@@ -1,4 +1,4 @@
-import type { Disk, DiskFile } from '../env.ts'
+import type { Disk, DiskFile, OpenMode } from '../env.ts'
 
 /** Segment files kept open by one data directory; sockets need descriptors too. */
 const MAX_OPEN_SEGMENT_FILES = 2048
@@ -33,9 +33,9 @@ export class FilePool {
     this.#onSyncError = listener
   }
 
-  /** Runs `work` with the file open for reading and writing, created if missing. */
+  /** Runs `work` with the file open; it must exist, or a read that raced a deletion would leave an empty file behind. */
   async use<T>(path: string, work: (file: DiskFile) => Promise<T>): Promise<T> {
-    const entry = this.#enter(path)
+    const entry = this.#enter(path, 'update')
     try {
       return await work(await entry.file)
     } finally {
@@ -43,9 +43,9 @@ export class FilePool {
     }
   }
 
-  /** Like `use`, for work that writes. */
+  /** Like `use`, for work that writes: the file is created if missing. */
   async write<T>(path: string, work: (file: DiskFile) => Promise<T>): Promise<T> {
-    const entry = this.#enter(path)
+    const entry = this.#enter(path, 'write')
     entry.dirty = true
     try {
       return await work(await entry.file)
@@ -54,6 +54,11 @@ export class FilePool {
       entry.dirty = true
       this.#leave(entry)
     }
+  }
+
+  /** The next `sync` of `path` syncs it for what an earlier process left unsynced in it. */
+  distrust(path: string): Promise<void> {
+    return this.write(path, async () => {})
   }
 
   /** Makes durable what was written to `path`; nothing to do where it was synced or removed since. */
@@ -88,10 +93,10 @@ export class FilePool {
     await Promise.all(entries.map(closeQuietly))
   }
 
-  #enter(path: string): PoolEntry {
+  #enter(path: string, mode: OpenMode): PoolEntry {
     let entry = this.#entries.get(path)
     if (entry === undefined) {
-      entry = { path, file: this.#disk.open(path, 'write'), users: 0, dirty: false, forgotten: false }
+      entry = { path, file: this.#disk.open(path, mode), users: 0, dirty: false, forgotten: false }
       // Whoever awaits it is told; a failed open must not stay, nor be an unhandled rejection.
       const opened = entry
       opened.file.catch(() => {

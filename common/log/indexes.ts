@@ -19,9 +19,9 @@ export interface IndexEntry {
  * Never synced: what does not fit the segment is dropped and rebuilt by a scan.
  */
 export class SegmentIndex {
-  #offsets = new Uint32Array(INITIAL_ENTRIES)
-  #positions = new Uint32Array(INITIAL_ENTRIES)
-  #times = new Float64Array(INITIAL_ENTRIES)
+  #offsets: Uint32Array
+  #positions: Uint32Array
+  #times: Float64Array
   #count = 0
   #maxTimeMs = NO_TIME
   /** Up to where batches were added. */
@@ -30,6 +30,14 @@ export class SegmentIndex {
   fromFiles = false
   /** Entries already in the files. */
   #saved = 0
+
+  /** Empty, with room for so many entries. */
+  constructor(entries = INITIAL_ENTRIES) {
+    const room = Math.max(entries, INITIAL_ENTRIES)
+    this.#offsets = new Uint32Array(room)
+    this.#positions = new Uint32Array(room)
+    this.#times = new Float64Array(room)
+  }
 
   /** Tells of a batch; batches come in order. */
   add(relativeOffset: number, position: number, sizeBytes: number, maxTimestampMs: number): void {
@@ -117,17 +125,23 @@ export class SegmentIndex {
       writeI64(times, at * 8, this.#times[from + at] ?? 0)
     }
     this.#saved = this.#count
-    await writeAt(disk, `${path}.index`, offsets, from * 8)
-    await writeAt(disk, `${path}.timeindex`, times, from * 8)
+    try {
+      await writeAt(disk, `${path}.index`, offsets, from * 8)
+      await writeAt(disk, `${path}.timeindex`, times, from * 8)
+    } catch (error) {
+      // The next save writes them again, or the files would have a hole that hides all behind it.
+      this.#saved = from
+      throw error
+    }
   }
 
   /** What the files hold, as far as it makes sense for a segment of this size; entries rise strictly. */
   static async load(disk: Disk, path: string, segmentBytes: number): Promise<SegmentIndex> {
-    const index = new SegmentIndex()
     try {
       const offsets = await disk.readFile(`${path}.index`)
       const times = await disk.readFile(`${path}.timeindex`)
       const count = Math.floor(Math.min(offsets.length, times.length) / 8)
+      const index = new SegmentIndex(count)
       let lastOffset = -1
       let lastPosition = -1
       let lastTime = NO_TIME
@@ -146,10 +160,10 @@ export class SegmentIndex {
       index.fromFiles = index.#count > 0
       index.#maxTimeMs = lastTime
       index.#endPosition = Math.max(0, lastPosition)
+      return index
     } catch {
       return new SegmentIndex()
     }
-    return index
   }
 }
 

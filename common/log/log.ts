@@ -4,6 +4,7 @@ import { TributaryError } from '../errors.ts'
 import { stampRun } from './commit-plan.ts'
 import type { Committer } from './committer.ts'
 import type { FilePool } from './files.ts'
+import type { IndexCache } from './index-cache.ts'
 import { plainEntry } from './journal-format.ts'
 import { offsetForEventTime, readLog } from './reader.ts'
 import { retentionStart } from './retention.ts'
@@ -23,6 +24,7 @@ export interface LogContext {
   files: FilePool
   committer: Committer
   tailCache: TailCache
+  indexes: IndexCache
 }
 
 /** The Log that users see, over what the directory knows of it. */
@@ -64,6 +66,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
         entry: plainEntry('start', log.id, log.name, offset),
         after: () => {
           log.startOffset = Math.max(log.startOffset, offset)
+          log.forgetDamageBelowStart()
           dropBelowStart(log, context)
         },
         resolve,
@@ -145,6 +148,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
     const gone = droppable(target, target.startOffset)
     if (gone.length === 0) return
     target.segments = target.segments.slice(gone.length)
+    for (const segment of gone) deps.indexes.forget(segment)
     if (target.segments.length === 0) deps.tailCache.clear(target.tail)
     committer.inBackground(async () => {
       for (const segment of gone) await removeSegment(segment, disk, files)
@@ -197,7 +201,7 @@ async function cutPlace(log: SegmentedLog, offset: number, deps: LogContext): Pr
     const end = Math.max(log.startOffset, Math.min(offset, log.durableEndOffset))
     return { segment: before, position: before?.sizeBytes ?? 0, offset: end }
   }
-  const index = await segmentIndex(segment, log, deps.disk, deps.files)
+  const index = await segmentIndex(segment, log, deps)
   const entry = index.entryFor(offset - segment.baseOffset)
   return deps.files.use(`${segment.path}.log`, async file => {
     const range = {
@@ -221,15 +225,20 @@ async function applyCut(log: SegmentedLog, place: CutPlace, deps: LogContext): P
   log.durableEndOffset = place.offset
   log.damage = log.damage.filter(damage => damage.fromOffset < place.offset)
   const { segment } = place
+  for (const old of gone) deps.indexes.forget(old)
   if (segment !== undefined) {
     segment.sizeBytes = place.position
     segment.writtenBytes = place.position
     segment.endOffset = place.offset
     segment.index = undefined
     segment.readyIndex = undefined
+    // It is written again from here on: what its sidecar says is of other batches.
+    segment.metaLoaded = true
+    deps.indexes.forget(segment)
     await files.write(`${segment.path}.log`, file => file.truncate(place.position))
     await disk.remove(`${segment.path}.index`)
     await disk.remove(`${segment.path}.timeindex`)
+    await disk.remove(`${segment.path}.meta`)
     committer.touched(segment.path, log.folder)
   }
   for (const old of gone) await removeSegment(old, disk, files)

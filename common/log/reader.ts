@@ -1,9 +1,8 @@
 import type { BatchHeader } from '../batch.ts'
 import { BATCH_HEADER_BYTES } from '../batch.ts'
 import { concat, readI32, readI64 } from '../bytes.ts'
-import type { Disk, DiskFile } from '../env.ts'
+import type { DiskFile } from '../env.ts'
 import { TributaryError } from '../errors.ts'
-import type { FilePool } from './files.ts'
 import { INDEX_INTERVAL_BYTES } from './indexes.ts'
 import {
   crcFault,
@@ -17,7 +16,7 @@ import {
   scanBatches,
   scanBuffers,
 } from './scan.ts'
-import type { Segment, SegmentedLog } from './segmented-log.ts'
+import type { IndexDeps, Segment, SegmentedLog } from './segmented-log.ts'
 import { dropIndex, loadMeta, segmentIndex } from './segmented-log.ts'
 import type { Tail } from './tail-cache.ts'
 import { chunkHolding } from './tail-cache.ts'
@@ -25,10 +24,7 @@ import type { Damage, ReadResult } from './types.ts'
 
 /** Reading: from the tail cache where it holds the offset, else from segment files, whose CRCs are checked. */
 
-export interface ReadDeps {
-  disk: Disk
-  files: FilePool
-}
+export type ReadDeps = IndexDeps
 
 const NOTHING = new Uint8Array(0)
 
@@ -57,6 +53,7 @@ export async function readLog(
       const cold = await readCold(log, offset, maxBytes, limit, deps)
       if (log.cuts === cuts) return cold
     } catch (error) {
+      if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
       if (log.cuts === cuts && offset >= log.startOffset) throw error
     }
   }
@@ -157,7 +154,7 @@ async function readSegment(
   limit: number,
   deps: ReadDeps,
 ): Promise<ReadResult | undefined> {
-  const index = await segmentIndex(segment, log, deps.disk, deps.files)
+  const index = await segmentIndex(segment, log, deps)
   const from = index.entryFor(offset - segment.baseOffset)
   const walk = { segment, offset, maxBytes, limit }
   return deps.files.use(`${segment.path}.log`, async file => {
@@ -240,6 +237,9 @@ async function walkBatches(
       if (!kept) scanBuffers.give(buffer)
     }
   }
+  // Segments follow each other without a hole: the next one's name is this one's end.
+  if (expected < endOffset)
+    return { fault: `it ends at ${expected}, not at ${endOffset}`, position, expected }
   return { position, expected }
 }
 
@@ -362,11 +362,11 @@ export async function offsetForEventTime(
     if (segment.sizeBytes === 0) continue
     await loadMeta(segment, deps.disk)
     if (segment.maxEventTimeMs !== undefined && segment.maxEventTimeMs < timestampMs) continue
-    const index = await segmentIndex(segment, log, deps.disk, deps.files)
+    const index = await segmentIndex(segment, log, deps)
     if (index.maxTimeMs() < timestampMs) continue
     let found = -1
     const entry = index.entryForTime(timestampMs)
-    await deps.files.use(`${segment.path}.log`, file => {
+    const { bad, offset } = await deps.files.use(`${segment.path}.log`, file => {
       const range = {
         fromPosition: entry.position,
         toPosition: segment.sizeBytes,
@@ -378,6 +378,8 @@ export async function offsetForEventTime(
         return false
       })
     })
+    // Behind damage the index says there is such a batch: whoever goes on from here passes the damage and finds it.
+    if (bad !== undefined && found < 0) found = offset
     if (found >= 0) return Math.min(Math.max(found, log.startOffset), log.durableEndOffset)
   }
   return log.durableEndOffset

@@ -53,6 +53,7 @@ export async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog>
   log.endOffset = plan.endOffset
   log.durableEndOffset = plan.endOffset
   log.damage = plan.damage
+  log.forgetDamageBelowStart()
   const segments = await openSegments(run, folder, bases)
   log.segments = await dropBelow(run, plan, segments)
   setEnds(log)
@@ -61,6 +62,7 @@ export async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog>
     active.firstTimeMs = plan.firstTimeMs
     active.lastTimeMs = plan.lastTimeMs
   }
+  checkStart(run, plan, log)
   await checkEnd(run, plan, log)
   if (!run.report.cleanShutdown) await verifyBatches(run, plan, log)
   for (const damage of log.damage) log.isolated.add(damage)
@@ -100,7 +102,10 @@ async function replaySegments(
       await run.files.use(`${path}.log`, file =>
         copyRange(run, file, position, `${path}.log`, position, length),
       )
-    } else continue
+    } else {
+      // Nothing is left of it; what was in it is found missing when the log is checked.
+      await run.files.write(`${path}.log`, file => file.sizeBytes())
+    }
     run.dirty.add(path)
     run.folders.add(folder)
   }
@@ -192,6 +197,11 @@ async function cutBeyond(
     const end = knownEnd(run, plan, base)
     const size = await run.files.use(`${path}.log`, file => file.sizeBytes())
     if (size > end) await cutTail(run, plan, path, end, size)
+    else if (base !== plan.segmentBase && plan.ends.has(base) && !run.report.cleanShutdown) {
+      // Its end may be that of a truncation (a full disk) that is in memory alone, and nothing will say later where it ends.
+      await run.files.distrust(`${path}.log`)
+      run.dirty.add(path)
+    }
     if (end > 0 || base === plan.segmentBase) kept.push(base)
     else {
       await removeSegment(newSegment(folder, base), run.disk, run.files)
@@ -225,6 +235,7 @@ async function cutTail(run: Run, plan: LogPlan, path: string, end: number, size:
   await run.files.write(file, open => open.truncate(end))
   await run.disk.remove(`${path}.index`)
   await run.disk.remove(`${path}.timeindex`)
+  await run.disk.remove(`${path}.meta`)
   run.dirty.add(path)
 }
 
@@ -260,6 +271,22 @@ function setEnds(log: SegmentedLog): void {
   })
 }
 
+/** A first segment that begins past the log's start: what should be before it is lost. */
+function checkStart(run: Run, plan: LogPlan, log: SegmentedLog): void {
+  const first = log.segments[0]
+  if (first === undefined || first.baseOffset <= plan.startOffset) return
+  const { startOffset: fromOffset } = plan
+  if (log.damage.some(known => known.fromOffset <= fromOffset && known.toOffset >= first.baseOffset)) return
+  addDamage(run, log, {
+    fromOffset,
+    toOffset: first.baseOffset,
+    segment: `${segmentPath(log.folder, fromOffset)}.log`,
+    bytePosition: 0,
+    resumePosition: -1,
+    reason: 'the segments before the first one found are missing',
+  })
+}
+
 /** A log whose last segment is shorter than it was known to be lost acked batches: damage up to its end. */
 async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<void> {
   if (plan.segmentBase < 0 || plan.position === 0) return
@@ -268,7 +295,6 @@ async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<voi
   if (whole) return
   const known = log.damage.some(damage => damage.toOffset === plan.endOffset && damage.resumePosition < 0)
   if (known && active?.baseOffset === plan.segmentBase) return
-  run.report.belowDurableEnd = true
   let fromOffset = active?.baseOffset ?? plan.startOffset
   let position = 0
   if (active !== undefined) {
@@ -279,7 +305,9 @@ async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<voi
       position = result.position
     })
   }
+  // All of it was truncated away, files included.
   if (fromOffset >= plan.endOffset) return
+  run.report.belowDurableEnd = true
   addDamage(run, log, {
     fromOffset,
     toOffset: plan.endOffset,

@@ -3,10 +3,12 @@ import { readI32, readI64, readU32, writeI64, writeU32 } from '../bytes.ts'
 import { crc32c } from '../crc32c.ts'
 import type { Disk, DiskFile } from '../env.ts'
 import type { FilePool } from './files.ts'
+import type { IndexCache } from './index-cache.ts'
 import { SegmentIndex } from './indexes.ts'
 import { SEGMENT_SUFFIXES, segmentPath } from './paths.ts'
 import { headerOr, resync, scanBatches } from './scan.ts'
 import type { Tail } from './tail-cache.ts'
+import { emptyTail } from './tail-cache.ts'
 import type { Damage, LogOptions } from './types.ts'
 
 /** Entries gathered before an open segment's index files are brought up to date. */
@@ -14,7 +16,7 @@ const SAVE_INDEX_AT_ENTRIES = 1024
 /** Offsets within a segment are kept in 32 bits. */
 const MAX_SEGMENT_OFFSETS = 2 ** 31
 const MAX_SEGMENT_BYTES = 2 ** 31
-const META_BYTES = 28
+const META_BYTES = 36
 
 /** One segment: a file of batches end to end. */
 export interface Segment {
@@ -81,7 +83,7 @@ export class SegmentedLog {
   damage: Damage[] = []
   /** Damage that reads pass over; the rest they refuse. */
   isolated = new Set<Damage>()
-  readonly tail: Tail = { chunks: [], head: 0 }
+  readonly tail: Tail = emptyTail()
   /** Rises when offsets are cut, so that a read across it is done again. */
   cuts = 0
   rollNext = false
@@ -98,6 +100,11 @@ export class SegmentedLog {
     this.options = options
   }
 
+  /** The segment before this one. */
+  before(segment: Segment): Segment | undefined {
+    return this.segments[this.segments.lastIndexOf(segment) - 1]
+  }
+
   active(): Segment | undefined {
     return this.segments.at(-1)
   }
@@ -106,6 +113,12 @@ export class SegmentedLog {
     let total = 0
     for (const segment of this.segments) total += segment.sizeBytes
     return total
+  }
+
+  /** What lies below the start is no loss any more. */
+  forgetDamageBelowStart(): void {
+    this.damage = this.damage.filter(damage => damage.toOffset > this.startOffset)
+    for (const damage of this.isolated) if (!this.damage.includes(damage)) this.isolated.delete(damage)
   }
 
   /** Index of the segment holding the offset; the first where it lies before all. */
@@ -156,6 +169,9 @@ export class SegmentedLog {
       for (const buffer of write.buffers)
         position = indexBatches(segment, segment.readyIndex, buffer, position)
       segment.maxEventTimeMs = segment.readyIndex.maxTimeMs()
+    } else if (segment.maxEventTimeMs !== undefined) {
+      for (const buffer of write.buffers)
+        segment.maxEventTimeMs = Math.max(segment.maxEventTimeMs, newestEventTime(buffer))
     }
     segment.sizeBytes = write.position + write.length
     segment.endOffset = write.endOffset
@@ -176,6 +192,14 @@ function indexBatches(segment: Segment, index: SegmentIndex, bytes: Uint8Array, 
   return from + at
 }
 
+function newestEventTime(bytes: Uint8Array): number {
+  let newest = Number.MIN_SAFE_INTEGER
+  for (let at = 0; at < bytes.length; at += readI32(bytes, at + 8) + 12) {
+    newest = Math.max(newest, readI64(bytes, at + 35))
+  }
+  return newest
+}
+
 /** True where an open segment's index files lag far enough to be written. */
 export function indexLags(segment: Segment): boolean {
   return segment.readyIndex !== undefined && segment.readyIndex.unsavedEntries() >= SAVE_INDEX_AT_ENTRIES
@@ -185,17 +209,25 @@ export function indexLags(segment: Segment): boolean {
  * The segment's index, loaded or rebuilt: the files are taken as far as they agree with the segment, the rest is
  * scanned. Reads headers only; whoever reads batches checks them.
  */
-export function segmentIndex(
+export async function segmentIndex(
   segment: Segment,
   log: SegmentedLog,
-  disk: Disk,
-  files: FilePool,
+  { disk, files, indexes }: IndexDeps,
 ): Promise<SegmentIndex> {
   segment.index ??= loadIndex(segment, log, disk, files).catch(error => {
     segment.index = undefined
     throw error
   })
-  return segment.index
+  const index = await segment.index
+  indexes.used(log, segment, index)
+  return index
+}
+
+/** What finding an index takes. */
+export interface IndexDeps {
+  disk: Disk
+  files: FilePool
+  indexes: IndexCache
 }
 
 /** Forgets the index and its files, so that the next reader rebuilds it. */
@@ -212,12 +244,13 @@ async function loadIndex(
   disk: Disk,
   files: FilePool,
 ): Promise<SegmentIndex> {
+  const { cuts } = log
   const loaded = await SegmentIndex.load(disk, segment.path, segment.sizeBytes)
   return files.use(`${segment.path}.log`, async file => {
     const index = (await agrees(loaded, segment, file)) ? loaded : new SegmentIndex()
     await catchUp(index, segment, log, file)
     // The commit path adds to it from here on; nothing was awaited since the last pass found it complete.
-    if (index.endPosition() >= segment.sizeBytes) {
+    if (log.cuts === cuts && index.endPosition() >= segment.sizeBytes) {
       segment.readyIndex = index
       segment.maxEventTimeMs = index.maxTimeMs()
     }
@@ -263,14 +296,18 @@ async function catchUp(
   }
 }
 
-/** Writes the sidecar: first and last hub time, newest event time, CRC-32C. Not synced. */
+/**
+ * Writes the sidecar: first and last hub time, newest event time, size of the segment that they are of, CRC-32C. Not synced:
+ * after a crash it may be there though what it is of is not, or the other way round.
+ */
 export async function saveMeta(segment: Segment, disk: Disk): Promise<void> {
   if (segment.firstTimeMs === undefined || segment.lastTimeMs === undefined) return
   const bytes = new Uint8Array(META_BYTES)
   writeI64(bytes, 0, segment.firstTimeMs)
   writeI64(bytes, 8, segment.lastTimeMs)
   writeI64(bytes, 16, segment.maxEventTimeMs ?? Number.MAX_SAFE_INTEGER)
-  writeU32(bytes, 24, crc32c(bytes.subarray(0, 24)))
+  writeI64(bytes, 24, segment.sizeBytes)
+  writeU32(bytes, 32, crc32c(bytes.subarray(0, 32)))
   const file = await disk.open(`${segment.path}.meta`, 'write')
   try {
     await file.writev([bytes], 0)
@@ -279,13 +316,17 @@ export async function saveMeta(segment: Segment, disk: Disk): Promise<void> {
   }
 }
 
-/** Fills in what the sidecar knows; a missing or damaged one leaves the times unknown, which keeps the segment. */
+/**
+ * Fills in what the sidecar knows. One that is missing, damaged or of the segment when it was shorter leaves the times
+ * unknown, which keeps the segment.
+ */
 export async function loadMeta(segment: Segment, disk: Disk): Promise<void> {
   if (segment.metaLoaded) return
   segment.metaLoaded = true
   try {
     const bytes = await disk.readFile(`${segment.path}.meta`)
-    if (bytes.length < META_BYTES || crc32c(bytes.subarray(0, 24)) !== readU32(bytes, 24)) return
+    if (bytes.length < META_BYTES || crc32c(bytes.subarray(0, 32)) !== readU32(bytes, 32)) return
+    if (readI64(bytes, 24) !== segment.sizeBytes) return
     segment.firstTimeMs ??= readI64(bytes, 0)
     segment.lastTimeMs ??= readI64(bytes, 8)
     const event = readI64(bytes, 16)

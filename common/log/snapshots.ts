@@ -41,6 +41,8 @@ export async function openSnapshots(disk: Disk, folder: string): Promise<Snapsho
     else await disk.remove(`${folder}/${name}`)
   }
   offsets.sort((left, right) => left - right)
+  // A process that was killed may have left the newest one's name in memory alone, and segments go on the strength of it.
+  if (offsets.length > 0) await disk.syncDir(folder)
   const pathOf = (offset: number): string => `${folder}/${String(offset).padStart(20, '0')}.snapshot`
 
   return {
@@ -54,8 +56,10 @@ export async function openSnapshots(disk: Disk, folder: string): Promise<Snapsho
     },
     loadAtOrBelow: async limit => {
       for (const offset of offsets.filter(known => known <= limit).reverse()) {
-        const found = decode(await disk.readFile(pathOf(offset)))
+        const found = await readSnapshot(disk, pathOf(offset))
         if (found?.offset === offset) return found
+        // It covers nothing: were it the newest still, segments would go that only an older one covers.
+        offsets = offsets.filter(known => known !== offset)
       }
       return undefined
     },
@@ -67,6 +71,15 @@ export async function openSnapshots(disk: Disk, folder: string): Promise<Snapsho
       await disk.syncDir(folder)
     },
     newestOffset: () => offsets.at(-1) ?? 0,
+  }
+}
+
+/** Undefined where it is damaged, or the disk can't read it. */
+async function readSnapshot(disk: Disk, path: string): Promise<Snapshot | undefined> {
+  try {
+    return decode(await disk.readFile(path))
+  } catch {
+    return undefined
   }
 }
 

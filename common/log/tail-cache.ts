@@ -10,10 +10,19 @@ export interface TailChunk {
 export interface Tail {
   chunks: (TailChunk | undefined)[]
   head: number
+  /** Its oldest places in the cache's order that stand for chunks cleared since. */
+  stale: number
 }
 
 /** Held per chunk beside its bytes. */
 const CHUNK_OVERHEAD_BYTES = 200
+/** The order is rewritten without its stale places when there are more than these and than half of it. */
+const MAX_STALE_PLACES = 1024
+
+/** A tail without chunks. */
+export function emptyTail(): Tail {
+  return { chunks: [], head: 0, stale: 0 }
+}
 
 /** The newest batches of all logs of a directory, at most `limitBytes`; the oldest go first, whosever they are. */
 export class TailCache {
@@ -21,6 +30,7 @@ export class TailCache {
   #order: Tail[] = []
   #orderHead = 0
   #bytes = 0
+  #stale = 0
 
   constructor(limitBytes: number) {
     this.#limitBytes = limitBytes
@@ -28,6 +38,11 @@ export class TailCache {
 
   sizeBytes(): number {
     return this.#bytes
+  }
+
+  /** Places held in the order of chunks, which a flood of cleared tails must not make grow. */
+  places(): number {
+    return this.#order.length - this.#orderHead
   }
 
   add(tail: Tail, chunk: TailChunk): void {
@@ -44,7 +59,10 @@ export class TailCache {
 
   #evict(): void {
     const tail = this.#order[this.#orderHead++]
-    if (tail !== undefined) this.#dropFirst(tail)
+    if (tail !== undefined && tail.stale > 0) {
+      tail.stale--
+      this.#stale--
+    } else if (tail !== undefined) this.#dropFirst(tail)
     if (this.#orderHead > 1024 && this.#orderHead * 2 > this.#order.length) {
       this.#order = this.#order.slice(this.#orderHead)
       this.#orderHead = 0
@@ -53,7 +71,6 @@ export class TailCache {
 
   #dropFirst(tail: Tail): void {
     const chunk = tail.chunks[tail.head]
-    // A tail that was cleared leaves its places in the order behind.
     if (chunk === undefined) return
     tail.chunks[tail.head++] = undefined
     this.#bytes -= chunk.bytes.length + CHUNK_OVERHEAD_BYTES
@@ -65,9 +82,26 @@ export class TailCache {
 
   /** Drops all of a log's chunks (truncation, deletion). */
   clear(tail: Tail): void {
+    const places = tail.chunks.length - tail.head
     while (tail.head < tail.chunks.length) this.#dropFirst(tail)
     tail.chunks = []
     tail.head = 0
+    tail.stale += places
+    this.#stale += places
+    if (this.#stale > MAX_STALE_PLACES && this.#stale * 2 > this.places()) this.#rewriteOrder()
+  }
+
+  #rewriteOrder(): void {
+    const kept: Tail[] = []
+    for (let at = this.#orderHead; at < this.#order.length; at++) {
+      const tail = this.#order[at]
+      if (tail === undefined) continue
+      if (tail.stale > 0) tail.stale--
+      else kept.push(tail)
+    }
+    this.#order = kept
+    this.#orderHead = 0
+    this.#stale = 0
   }
 }
 

@@ -63,7 +63,8 @@ export interface Log {
    * Appends a run of whole, validated batches (no CRC is checked here): stamps base offset and leader epoch
    * into the bytes in place, takes ownership of the buffer, and resolves when durable. Batches reach the
    * log in call order. Rejects with `disk_full` (nothing of this append stays, the log goes on),
-   * `disk_failed` (final for the directory), `record_too_large`, `closed`.
+   * `disk_failed` (final for the directory), `record_too_large`, `throttled` (too much waits, or was appended in one turn),
+   * `limit_exceeded` (more than a commit holds, see DataDirOptions.journalBytes), `closed`.
    * Control batches that jump offsets are written with `baseOffset` already past the end.
    */
   append(batches: Uint8Array, options?: AppendOptions): Promise<Appended>
@@ -105,7 +106,7 @@ export interface AppendOptions {
 export interface DataDirOptions {
   /** Waits this long for company before a commit starts (0: none). */
   commitMs: number
-  /** Each of the two journal files. */
+  /** Each of the two journal files; a commit fits one of them, so nothing larger can be appended. */
   journalBytes: number
   /** Kept free on disk for gaps and session state. */
   reserveBytes: number
@@ -186,4 +187,9 @@ export interface DataDirStats {
   /** Appends refused because too much was waiting. */
   throttledRejections: number
   checkpoints: number
+  /** Index files, sidecars and removals of old segments that failed: made good at the next start, but the disk may be sick. */
+  backgroundFailures: number
+  /** Memory of the indexes of closed segments, and how many made room for others. */
+  indexBytes: number
+  indexesEvicted: number
 }

@@ -15,6 +15,7 @@
 import type { EventEmitter } from 'node:events'
 import type { AedesOptions, Client } from 'aedes'
 import { Aedes } from 'aedes'
+import { writeToStream } from 'mqtt-packet'
 import { assert } from '../../common/assert.ts'
 import { MAX_TOPIC_LEVELS } from './topic-filter.ts'
 
@@ -73,6 +74,9 @@ export const BROKER_ID = 'tributary'
 const HEARTBEAT_MS = 3_600_000
 /** The guard's sweep closes connections without CONNECT; aedes' own timer must not. */
 const NEVER_MS = 0x7fffffff
+
+// It would keep a buffer for each of 65,536 numbers, 8 MB from the first connection on; few packets go through it.
+writeToStream.cacheNumbers = false
 
 export type AedesBrokerOptions = Pick<
   AedesOptions,

@@ -9,6 +9,7 @@
 import type { TributaryError } from '../../common/errors.ts'
 import { isTributaryError } from '../../common/errors.ts'
 import type { StateEntry } from '../../common/log/types.ts'
+import type { RoutedRecord } from '../ports.ts'
 import type { Publish, Router } from '../router.ts'
 import type { InternalClient } from './aedes-broker.ts'
 import { BROKER_ID } from './aedes-broker.ts'
@@ -57,9 +58,11 @@ export class Bridge {
       this.#publishQos2(guard, client, packet)
       return
     }
+    // The packet itself must not wait for the commit: it holds the chunk that it came in.
+    const { topic, qos, packetId } = packet
     this.#append(packet, client.id, NO_ENTRIES, error => {
-      if (error !== undefined) this.#failed(guard, packet, error)
-      else if (packet.qos === 1) guard.acknowledge(ACK.puback, packet.packetId)
+      if (error !== undefined) this.#failed(guard, topic, qos, error)
+      else if (qos === 1) guard.acknowledge(ACK.puback, packetId)
       guard.completed()
     })
   }
@@ -89,7 +92,7 @@ export class Bridge {
   /** Stores record and packet id in one commit. */
   #storeQos2(guard: Guard, client: InternalClient, packet: InboundPublish, id: OpenId): void {
     const { openIds, log, maxStateBytes, counters } = this.#options
-    const { packetId } = packet
+    const { topic, qos, packetId } = packet
     if (!client.clean && log.stateBytes > maxStateBytes) {
       openIds.abandon(client.id, packetId, id)
       counters.appendFailures++
@@ -103,7 +106,7 @@ export class Bridge {
         openIds.settle(id)
       } else {
         openIds.abandon(client.id, packetId, id)
-        this.#failed(guard, packet, error)
+        this.#failed(guard, topic, qos, error)
       }
       guard.completed()
     })
@@ -147,18 +150,33 @@ export class Bridge {
     routing.nowMs = this.#options.nowMs()
     const record = router(routing)
     const retainedChange = message.retain ? retained.change(message) : null
-    let entries = fixed
-    let enqueued: readonly Enqueued[] = []
-    if (retainedChange !== null || (message.qos > 0 && sessions.index.size > 0)) {
-      const all = retainedChange === null ? [...fixed] : [...fixed, retainedChange]
-      if (message.qos > 0) enqueued = sessions.enqueue(message, all)
-      entries = all
+    if (retainedChange !== null || sessions.index.size > 0) {
+      this.#appendAndRoute(message, record, retainedChange, fixed, done)
+      return
     }
+    // Nothing here may hold the message, or what waits for a commit would be chunks of sockets.
+    log.append(record, fixed, error => {
+      if (error === undefined) counters.durable++
+      done(error)
+    })
+  }
+
+  /** The append of a message that is retained or may have local subscribers. */
+  #appendAndRoute(
+    message: Message,
+    record: RoutedRecord | null,
+    retainedChange: StateEntry | null,
+    fixed: readonly StateEntry[],
+    done: (error?: TributaryError) => void,
+  ): void {
+    const { log, sessions, retained, counters } = this.#options
+    const entries = retainedChange === null ? [...fixed] : [...fixed, retainedChange]
+    const enqueued = message.qos > 0 ? sessions.enqueue(message, entries) : []
     log.append(record, entries, error => {
       if (error === undefined) {
         counters.durable++
         if (retainedChange !== null) retained.apply(retainedChange)
-        if (sessions.index.size > 0 || enqueued.length > 0) this.#route(message, enqueued)
+        this.#route(message, enqueued)
       } else {
         for (const one of enqueued) sessions.arrived(one, true)
       }
@@ -166,15 +184,15 @@ export class Bridge {
     })
   }
 
-  #failed(guard: Guard, packet: InboundPublish, error: TributaryError): void {
+  #failed(guard: Guard, topic: string, qos: number, error: TributaryError): void {
     const { counters, failed } = this.#options
     if (isTributaryError(error, 'disk_full')) {
       counters.withheld++
-      if (packet.qos > 0 && ++guard.withheld > MAX_WITHHELD) failed(guard, packet.topic, error)
+      if (qos > 0 && ++guard.withheld > MAX_WITHHELD) failed(guard, topic, error)
       return
     }
     counters.appendFailures++
-    failed(guard, packet.topic, error)
+    failed(guard, topic, error)
   }
 
   // ------------------------------------------------------------------------------------ local subscribers

@@ -10,6 +10,7 @@ import type { Env } from '../../common/env.ts'
 import { isTributaryError, TributaryError } from '../../common/errors.ts'
 import type { Ingest } from '../ports.ts'
 import type { Router } from '../router.ts'
+import { turnClock } from '../turn-clock.ts'
 import { AedesBroker } from './aedes-broker.ts'
 import { Bridge } from './bridge.ts'
 import { guardHost, openConnections } from './connections.ts'
@@ -108,7 +109,7 @@ function createCore(options: BrokerOptions, users: Users | null) {
     openIds,
     counters,
     maxStateBytes: config.maxSessionStateBytes,
-    nowMs: () => env.clock.nowMs(),
+    nowMs: turnClock(env.clock),
     failed: (guard, topic, error) => {
       const facts = { client: guard.client?.id, remote: guard.remote, topic, err: error.message }
       log.warn(facts, 'connection closed: its message could not be stored')

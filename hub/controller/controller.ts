@@ -64,6 +64,38 @@ export function createTopic(
   return planTopic(request.name, partitions, config, context)
 }
 
+/**
+ * The topic a producer writes to, made where it is not there. Throws `unknown_topic` where topics are not made so,
+ * `topic_deleted` for a name that was deleted: a producer that was left running must not undo that, and edges that
+ * wrote there would be bound to what it made. Throws `invalid_argument`, `limit_exceeded`.
+ */
+export function topicForProducer(
+  image: Image,
+  settings: ControllerSettings,
+  name: string,
+  context: Context,
+): Plan<Topic> {
+  const topic = image.topicByName(name)
+  if (topic !== undefined) return { records: [], response: topic }
+  if (image.deletedNamed(name).length > 0) {
+    throw new TributaryError('topic_deleted', `topic "${name}" was deleted; an operator may create it again`)
+  }
+  return makeUnknown(image, settings, name, context)
+}
+
+function makeUnknown(
+  image: Image,
+  settings: ControllerSettings,
+  name: string,
+  context: Context,
+): Plan<Topic> {
+  if (settings.autoCreateTopics && !isInternal(name)) return createTopic(image, settings, { name }, context)
+  throw new TributaryError(
+    'unknown_topic',
+    `there is no topic "${name}" and autoCreateTopics is off: create it`,
+  )
+}
+
 function planTopic(name: string, partitions: number, config: TopicConfig, context: Context): Plan<Topic> {
   const { nowMs, freshTopicId: topicId } = context
   const internal = isInternal(name)
@@ -327,13 +359,7 @@ function topicForLane(
       { details: { topicId: topic?.topicId ?? null } },
     )
   }
-  if (!settings.autoCreateTopics) {
-    throw new TributaryError(
-      'unknown_topic',
-      `there is no topic "${name}" and autoCreateTopics is off: create it`,
-    )
-  }
-  return createTopic(image, settings, { name }, context)
+  return makeUnknown(image, settings, name, context)
 }
 
 /** An edge that asks again without an id, after it was told of the deletion, must not undo it either. */

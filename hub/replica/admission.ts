@@ -10,7 +10,7 @@ import type { TopicCounters } from './stats.ts'
 export interface AdmissionLimits {
   /** The largest whole batch, as sent. */
   maxBatchBytes: number
-  /** The largest record, uncompressed. */
+  /** The largest record, uncompressed; what that means for compressed batches stands at TopicConfig in hub/ports.ts. */
   maxRecordBytes: number
 }
 
@@ -48,7 +48,8 @@ function checkRecordSizes(bytes: Uint8Array, at: number, header: BatchHeader, ma
     if (sectionBytes > maxRecordBytes) checkEachLength(bytes, at, header, maxRecordBytes)
     return
   }
-  // What several compressed records come to each is not to be had without unpacking them; a single one tells.
+  // What several compressed records come to each is not to be had without unpacking them, which Kafka does not do either:
+  // its max.message.bytes bounds the batch as it was sent, as maxBatchBytes does here. A single one tells.
   if (header.recordCount !== 1) return
   const plainBytes = plainSizeBytes(bytes, at, header)
   if (plainBytes > maxRecordBytes + MAX_VARINT_BYTES) refuseRecord(header, 0, plainBytes, maxRecordBytes)

@@ -94,7 +94,8 @@ export async function openPartition(context: PartitionContext): Promise<Partitio
       if (keeper.growthBytes() >= growthBytes) await keeper.snapshot()
     },
     maintain: async retentionTimeMs => {
-      producers.expire(clock.nowMs() - PRODUCER_ID_EXPIRATION_MS)
+      // By the clock of retention: a wall clock that jumps makes no producer's batches new again.
+      if (retentionTimeMs !== null) producers.expire(retentionTimeMs - PRODUCER_ID_EXPIRATION_MS)
       if (keeper.due(highWatermark())) await keeper.snapshot()
       if (retentionTimeMs === null || pipeline.closedBy() !== null) return
       await committed(() => undefined)

@@ -4,24 +4,18 @@ import { joinBatches } from '../../common/batch-join.ts'
 import { decodePlain } from '../../common/batch-records.ts'
 import { concat, utf8 } from '../../common/bytes.ts'
 import { nodeCodec } from '../../common/compression.ts'
+import type { BenchContext } from './measure.ts'
+import { markdownTable, median, thousands } from './measure.ts'
 
-/** Record batches on one core: medians of 5 runs. `node test/bench/batch.ts` */
+/** Record batches on one core: built, checked, decoded and joined. */
 
-const RUNS = 5
 const RECORDS = 200_000
 const VALUE_BYTES = 200
 const BATCH_BYTES = 64 * 1024
 const JOINED_BYTES = 1024 * 1024
 
-/** One line of the table. */
-export interface BatchBenchResult {
-  name: string
-  median: number
-  unit: string
-}
-
-/** Runs all of it; about five seconds. */
-export async function benchBatch(): Promise<BatchBenchResult[]> {
+/** About a second a run. */
+export async function benchBatch({ runs, write }: BenchContext): Promise<void> {
   const codec = nodeCodec()
   const key = utf8('edge-17/plant/line4/temperature')
   const value = new Uint8Array(VALUE_BYTES).map((_, index) => 48 + (index % 10))
@@ -50,43 +44,38 @@ export async function benchBatch(): Promise<BatchBenchResult[]> {
   }
 
   const large = concat(build(RECORDS))
-  const results = [
-    await median('builder append, 64 KiB batches', 'records/s', RECORDS, async () => build(RECORDS)),
-    await median('builder append, 10 records a batch', 'records/s', RECORDS, async () => build(10)),
-    await median('builder append, 1 record a batch', 'records/s', RECORDS, async () => build(1)),
-    await median('validate, 64 KiB batches', 'MB/s', large.length / 1e6, async () => validateAll(large)),
-    await median('decode, 64 KiB batches', 'records/s', RECORDS, async () => decodeAll(large)),
-  ]
+  const rows: string[][] = []
+  const row = async (name: string, unit: string, amount: number, run: () => Promise<unknown>) => {
+    rows.push([name, `${thousands(await rateOf(runs, amount, run))} ${unit}`])
+  }
+  await row('builder append, 64 KiB batches', 'records/s', RECORDS, async () => build(RECORDS))
+  await row('builder append, 10 records a batch', 'records/s', RECORDS, async () => build(10))
+  await row('builder append, 1 record a batch', 'records/s', RECORDS, async () => build(1))
+  await row('validate, 64 KiB batches', 'MB/s', large.length / 1e6, async () => validateAll(large))
+  await row('decode, 64 KiB batches', 'records/s', RECORDS, async () => decodeAll(large))
   for (const recordsPerBatch of [1, 10, 100]) {
     const groups = grouped(build(recordsPerBatch))
     for (const compression of ['none', 'zstd'] as const) {
       const name = `join, ${recordsPerBatch} records a batch, ${compression}`
-      results.push(
-        await median(name, 'records/s', RECORDS, async () => {
-          for (const group of groups)
-            await joinBatches(group, { codec, compression, maxBytes: 2 * JOINED_BYTES })
-        }),
-      )
+      await row(name, 'records/s', RECORDS, async () => {
+        for (const group of groups)
+          await joinBatches(group, { codec, compression, maxBytes: 2 * JOINED_BYTES })
+      })
     }
   }
-  return results
+  write(`${markdownTable([`record batches, ${VALUE_BYTES}-byte values, median of ${runs}`, 'rate'], rows)}\n`)
 }
 
-async function median(
-  name: string,
-  unit: string,
-  amount: number,
-  run: () => Promise<unknown>,
-): Promise<BatchBenchResult> {
+/** Median of `amount` a second; one run more warms up. */
+async function rateOf(runs: number, amount: number, run: () => Promise<unknown>): Promise<number> {
   const rates: number[] = []
   await run()
-  for (let count = 0; count < RUNS; count++) {
+  for (let count = 0; count < runs; count++) {
     const startedAt = performance.now()
     await run()
     rates.push((amount / (performance.now() - startedAt)) * 1000)
   }
-  rates.sort((left, right) => left - right)
-  return { name, unit, median: rates[Math.floor(RUNS / 2)] ?? 0 }
+  return median(rates)
 }
 
 function validateAll(bytes: Uint8Array): void {
@@ -113,10 +102,4 @@ function grouped(batches: readonly Uint8Array[]): Uint8Array[] {
   }
   groups.push(concat(open))
   return groups
-}
-
-if (import.meta.main) {
-  for (const { name, median, unit } of await benchBatch()) {
-    console.log(`${name.padEnd(40)} ${Math.round(median).toLocaleString('en').padStart(12)} ${unit}`)
-  }
 }

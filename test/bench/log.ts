@@ -1,11 +1,12 @@
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { buildBatch } from '../../common/batch-builder.ts'
 import { utf8 } from '../../common/bytes.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import { openDataDir } from '../../common/log/data-dir.ts'
 import type { DataDir, DataDirOptions, Log, LogOptions } from '../../common/log/types.ts'
+import type { BenchContext } from './measure.ts'
+import { markdownTable, median, round, thousands } from './measure.ts'
 
 /** The log by itself: commits over 1, 100 and 1,000 active logs, reads, and start-up with many records. */
 
@@ -23,7 +24,7 @@ const LOG_OPTIONS: LogOptions = {
   maxBatchBytes: 1024 * 1024,
 }
 
-export interface CommitFigures {
+interface CommitFigures {
   logs: number
   batchBytes: number
   seconds: number
@@ -33,18 +34,16 @@ export interface CommitFigures {
   fdatasyncP50Ms: number
 }
 
-export interface StartFigures {
+interface StartFigures {
   records: number
   cleanMs: number
   afterKillMs: number
   firstColdReadMs: number
 }
 
-export interface LogFigures {
-  commits: CommitFigures[]
-  coldReadMegabytesPerSecond: number
-  start: StartFigures
-}
+/** Each commit figure is measured for so long. */
+const COMMIT_SECONDS = 1
+const START_RECORDS = 10_000_000
 
 function batchOf(bytes: number, records: number): Uint8Array {
   const value = utf8('x'.repeat(Math.max(1, Math.floor(bytes / records) - 12)))
@@ -141,8 +140,8 @@ async function startWith(
   return { records, cleanMs, afterKillMs, firstColdReadMs, coldMegabytesPerSecond }
 }
 
-async function inTemporary<T>(work: (path: string) => Promise<T>): Promise<T> {
-  const path = await mkdtemp(join(tmpdir(), 'tributary-log-bench-'))
+async function inTemporary<T>(directory: string, work: (path: string) => Promise<T>): Promise<T> {
+  const path = await mkdtemp(join(directory, 'log-'))
   try {
     return await work(path)
   } finally {
@@ -150,20 +149,37 @@ async function inTemporary<T>(work: (path: string) => Promise<T>): Promise<T> {
   }
 }
 
-/** Measures the log on the filesystem that holds the temporary folder. */
-export async function benchLog(options: { seconds: number; records: number }): Promise<LogFigures> {
-  const commits: CommitFigures[] = []
+/** Commits over active partitions, then start-up and cold reads, which are measured once: they write 600 MB. */
+export async function benchLog({ directory, runs, write }: BenchContext): Promise<void> {
+  const rows: string[][] = []
   for (const logs of [1, 100, 1000]) {
     for (const batchBytes of [200, 16 * 1024]) {
-      commits.push(await inTemporary(path => commitsOver(path, logs, batchBytes, options.seconds)))
+      const figures: CommitFigures[] = []
+      for (let run = 0; run < runs; run++)
+        figures.push(
+          await inTemporary(directory, path => commitsOver(path, logs, batchBytes, COMMIT_SECONDS)),
+        )
+      const of = (pick: (one: CommitFigures) => number): number => median(figures.map(pick))
+      rows.push([
+        `${logs} x ${thousands(of(one => one.batchBytes))} bytes`,
+        `${thousands(of(one => one.appendsPerSecond))}/s`,
+        `${round(of(one => one.megabytesPerSecond))} MB/s`,
+        `${thousands(of(one => one.commits / one.seconds))}/s`,
+        `${round(
+          of(one => one.fdatasyncP50Ms),
+          2,
+        )} ms`,
+      ])
     }
   }
-  const { coldMegabytesPerSecond, ...start } = await inTemporary(path => startWith(path, options.records))
-  return { commits, coldReadMegabytesPerSecond: coldMegabytesPerSecond, start }
-}
-
-if (import.meta.main) {
-  const { commits, ...rest } = await benchLog({ seconds: 3, records: 10_000_000 })
-  console.table(commits)
-  console.log(rest)
+  const head = [`active partitions, median of ${runs}`, 'appends', 'data', 'commits', 'fdatasync p50']
+  write(`${markdownTable(head, rows)}\n`)
+  const start = await inTemporary(directory, path => startWith(path, START_RECORDS))
+  const startRows = [
+    ['start after a clean stop', `${round(start.cleanMs, 1)} ms`],
+    ['start after a kill', `${round(start.afterKillMs, 1)} ms`],
+    ['first cold read', `${round(start.firstColdReadMs, 1)} ms`],
+    ['cold reads', `${round(start.coldMegabytesPerSecond)} MB/s`],
+  ]
+  write(`${markdownTable([`a log of ${thousands(START_RECORDS)} records, once`, 'value'], startRows)}\n`)
 }

@@ -4,12 +4,15 @@ import { rm, writeFile } from 'node:fs/promises'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { benchBatch } from './batch.ts'
 import { benchFanOut, benchLatency } from './flow.ts'
 import { benchIdle } from './idle.ts'
+import { benchLog } from './log.ts'
 import type { BenchContext } from './measure.ts'
 import { benchDirectory, fdatasyncP50Ms, round } from './measure.ts'
 import { benchMqttIngest } from './mqtt-ingest.ts'
 import { benchOffline } from './offline.ts'
+import { benchPartition } from './partition.ts'
 
 const SECTIONS: Record<string, (context: BenchContext) => Promise<void>> = {
   mqtt: benchMqttIngest,
@@ -17,6 +20,9 @@ const SECTIONS: Record<string, (context: BenchContext) => Promise<void>> = {
   'fan-out': benchFanOut,
   latency: benchLatency,
   idle: benchIdle,
+  log: benchLog,
+  partition: benchPartition,
+  batch: benchBatch,
 }
 
 const { values, positionals } = parseArgs({

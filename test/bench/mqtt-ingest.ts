@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { EdgeChildOptions } from './edge-child.ts'
 import type { BenchContext } from './measure.ts'
-import { markdownTable, median, round, runScript, thousands } from './measure.ts'
+import { cpuMs, markdownTable, median, round, runScript, thousands } from './measure.ts'
 import type { LoadOptions, LoadResult } from './mqtt-load.ts'
 import type { Server } from './peers.ts'
 import { startMosquitto, startNats } from './peers.ts'
@@ -14,8 +14,8 @@ import { startMosquitto, startNats } from './peers.ts'
 const CONNECTIONS = [1, 10, 100, 1_000]
 /** Publishes in flight over all connections together when pipelined. */
 const PIPELINED_TOTAL = 4_000
-const WARMUP_MS = 700
-const MEASURE_MS = 1_500
+const WARMUP_MS = 500
+const MEASURE_MS = 1_000
 
 interface Load {
   connections: number
@@ -64,7 +64,12 @@ const PEERS: Subject[] = [
   { name: 'nats-server, file', start: startNats },
 ]
 
-async function measureOnce(server: Server, load: Load): Promise<LoadResult> {
+interface Measured extends LoadResult {
+  /** CPU time of the server, the kernel's for it included: what of a comparison other load on the machine does not move. */
+  cpuMicrosPerMessage: number
+}
+
+async function measureOnce(server: Server, load: Load): Promise<Measured> {
   const window = load.window === 1 ? 1 : Math.max(1, Math.floor(PIPELINED_TOTAL / load.connections))
   const options: LoadOptions = {
     port: server.port,
@@ -75,8 +80,11 @@ async function measureOnce(server: Server, load: Load): Promise<LoadResult> {
     warmupMs: WARMUP_MS,
     measureMs: MEASURE_MS,
   }
+  const cpuBeforeMs = await cpuMs(server.pid)
   const result = await runScript('mqtt-load.ts', options, 60_000)
-  return isLoadResult(result) ? result : { messagesPerSecond: 0, publishP50Ms: 0, publishP99Ms: 0 }
+  if (!isLoadResult(result)) throw new Error('mqtt-load.ts printed no result')
+  const usedMs = (await cpuMs(server.pid)) - cpuBeforeMs
+  return { ...result, cpuMicrosPerMessage: (usedMs * 1_000) / result.messages }
 }
 
 function isLoadResult(value: unknown): value is LoadResult {
@@ -90,7 +98,7 @@ async function compare(
   subjects: Subject[],
   loads: Load[],
 ): Promise<void> {
-  const cells = new Map<string, LoadResult[]>()
+  const cells = new Map<string, Measured[]>()
   const names = new Set<string>()
   for (let run = 0; run < context.runs; run++) {
     for (const subject of subjects) {
@@ -106,7 +114,7 @@ async function compare(
     }
   }
   const head = [
-    `median of ${context.runs}`,
+    `median of ${context.runs}; µs: server CPU a message`,
     ...loads.map(
       l =>
         `${l.connections} conn, ${l.window === 1 ? 'window 1' : 'pipelined'}${l.topics > 1 ? `, ${l.topics} topics` : ''}`,
@@ -116,7 +124,14 @@ async function compare(
     name,
     ...loads.map((_, index) => {
       const results = cells.get(`${name}/${index}`) ?? []
-      return `${thousands(median(results.map(r => r.messagesPerSecond)))} msg/s, p99 ${round(median(results.map(r => r.publishP99Ms)), 1)} ms`
+      const of = (pick: (one: Measured) => number): number => median(results.map(pick))
+      return `${thousands(of(one => one.messagesPerSecond))} msg/s, p99 ${round(
+        of(one => one.publishP99Ms),
+        1,
+      )} ms, ${round(
+        of(one => one.cpuMicrosPerMessage),
+        1,
+      )} µs`
     }),
   ])
   context.write(`### ${title}\n\n${markdownTable(head, rows)}\n`)

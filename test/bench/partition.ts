@@ -6,11 +6,10 @@ import { defaultHubConfig } from '../../common/config-hub.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import { openClusterEngine } from '../../hub/engines/cluster/engine.ts'
 import type { BenchContext } from './measure.ts'
-import { benchDirectory, markdownTable, median } from './measure.ts'
+import { markdownTable, median } from './measure.ts'
 
-/** Raw batches of one lane into the engine: CRC, sequences, stamp, durable commit. `node test/bench/partition.ts` */
+/** Raw batches of one lane into the engine: CRC, sequences, stamp, durable commit. */
 
-const RUNS = 5
 const TOTAL_BYTES = 256 * 1024 * 1024
 const FRAME_BYTES = 256 * 1024
 const WINDOW_FRAMES = 16
@@ -73,13 +72,4 @@ export async function benchPartition({ directory, runs, write }: BenchContext): 
     median(figures.map(({ cpuMsPerMegabyte }) => cpuMsPerMegabyte)).toFixed(2),
   ]
   write(`${markdownTable(['hub append', 'MB/s', 'CPU ms/MB'], [row])}\n`)
-}
-
-if (import.meta.main) {
-  const { directory } = await benchDirectory()
-  try {
-    await benchPartition({ directory, runs: RUNS, write: text => void process.stdout.write(text) })
-  } finally {
-    await rm(directory, { recursive: true })
-  }
 }

@@ -4,6 +4,7 @@ import { TributaryError } from '../../common/errors.ts'
 import { partitionForKey } from '../../common/murmur2.ts'
 import type { ClientStage } from '../client-stage.ts'
 import { clientStage } from '../client-stage.ts'
+import { createFakePorts } from '../fake-ports.ts'
 import { until } from '../raw-peer.ts'
 import { seededRng } from '../rng.ts'
 
@@ -58,11 +59,22 @@ describe('produce', () => {
     expect(await stage.client.produce('t', { value: null, partition: 3 })).toMatchObject([{ partition: 3 }])
   })
 
+  test('a topic that is not there is made, but not again by a producer that wrote to it', async () => {
+    const stage = clientStage()
+    await stage.client.produce('fresh', { value: 'x' })
+    const producer = stage.client.producer('made')
+    await producer.send({ value: 'x' })
+    await stage.ports.topics.delete('made')
+    expect(await codeOf(producer.send({ value: 'x' }))).toBe('topic_deleted')
+    expect(stage.ports.topics.list().map(({ name }) => name)).toEqual(['fresh'])
+    const closed = clientStage({ ports: createFakePorts({ autoCreateTopics: false }) })
+    expect(await codeOf(closed.client.produce('nowhere', { value: 'x' }))).toBe('unknown_topic')
+  })
+
   test('mistakes are refused before anything is sent', async () => {
     const stage = clientStage()
     await stage.ports.topics.create({ name: 't', partitions: 2, config: { maxRecordBytes: 1_000 } })
     const good = { value: 'x' }
-    expect(await codeOf(stage.client.produce('nowhere', good))).toBe('unknown_topic')
     expect(await codeOf(stage.client.produce('t', [good, { value: 'x', partition: 2 }]))).toBe(
       'invalid_argument',
     )

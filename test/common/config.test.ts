@@ -1,19 +1,15 @@
 import { describe, expect, test } from 'vitest'
 import { parseAddress, parseHubUrl } from '../../common/address.ts'
 import type { ConfigFlag } from '../../common/config.ts'
-import {
-  checkConfigFile,
-  environmentKeys,
-  loadEdgeConfig,
-  loadHubConfig,
-  parseTokens,
-} from '../../common/config.ts'
+import { checkConfigFile, environmentKeys, loadEdgeConfig, loadHubConfig } from '../../common/config.ts'
 import { defaultEdgeConfig, EDGE_DEFAULTS, topicPolicy } from '../../common/config-edge.ts'
 import { defaultHubConfig, HUB_DEFAULTS } from '../../common/config-hub.ts'
 import { isTributaryError, messageOf } from '../../common/errors.ts'
 import { GIB, KIB, MAX_CONFIG_FILE_BYTES, MIB } from '../../common/limits.ts'
 import { nearest } from '../../common/suggest.ts'
+import { parseTokens } from '../../common/tokens.ts'
 import { formatDuration, formatSize, parseDuration, parseSize } from '../../common/units.ts'
+import { selfSigned } from '../self-signed.ts'
 
 interface Given {
   files?: Record<string, string | Uint8Array>
@@ -148,6 +144,7 @@ describe('layers', () => {
 
 describe('a whole edge', () => {
   test('reads rules, topics, TLS and secrets', async () => {
+    const { cert } = selfSigned()
     const config = await edge({
       file: '/c/edge.yaml',
       files: {
@@ -170,7 +167,7 @@ edge:
   storage: { budgetBytes: 1GiB }
 `,
         '/c/token': '# made today\n s3cret \n',
-        '/c/ca.pem': 'PEM',
+        '/c/ca.pem': cert,
         '/c/cert.pem': '-',
         '/c/key.pem': '-',
         '/c/users': '-',
@@ -179,7 +176,7 @@ edge:
     expect(config).toMatchObject({
       hub: 'wss://hub.example:7600',
       token: 's3cret',
-      caPem: 'PEM',
+      caPem: cert,
       mqtt: { listen: null, tls: { listen: '0.0.0.0:8883', certFile: '/c/cert.pem', keyFile: '/c/key.pem' } },
       topics: { alarms: { lanes: 4, partitionBy: 'key' } },
       storage: { budgetBytes: GIB },
@@ -246,6 +243,7 @@ describe('errors name the key, the value and what is allowed', () => {
   test.each([
     ['hub: { http: "0.0.0.0:7600" }', 'unless tokenFile (--token-file) names tokens'],
     ['hub: { limits: { maxFrameBytes: 1MiB } }', 'at least twice storage.maxRecordBytes'],
+    ['hub: { storage: { journalBytes: 8MiB } }', 'more than limits.maxFrameBytes'],
     ['hub: { storage: { segmentBytes: 64KiB } }', 'expected at least storage.maxRecordBytes'],
     ['hub: { limits: { deadMs: 1 } }', 'expected more than limits.heartbeatMs'],
     ['hub: ws://h:1', 'hub is "ws://h:1"; expected a section of settings; the hub that an edge talks to'],

@@ -123,7 +123,12 @@ export function createEdgeStage(rng: Rng): EdgeStage {
         () => {},
       )
       const store = await Store.open(env, config, directory, alarms)
-      const uplink = startUplink(store, { edgeId: 'e1', software: 'test', report: () => hubReport(store) })
+      const uplink = startUplink(store, {
+        edgeId: 'e1',
+        software: 'test',
+        log: { info: () => {}, warn: () => {} },
+        report: () => hubReport(store),
+      })
       stage.opened = { store, uplink }
     },
     openHub: async () => {

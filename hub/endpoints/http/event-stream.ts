@@ -171,7 +171,7 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
     if (closed) return
     const known = isTributaryError(error)
       ? error
-      : new TributaryError('not_available', 'the stream failed; resume it')
+      : new TributaryError('internal', 'the stream failed; the log of the hub says why')
     if (known !== error) log.error({ err: error, topic: topic.name }, 'a stream failed')
     response.write(`event: error\ndata: ${JSON.stringify(errorBody(known))}\n\n`)
     close()

@@ -21,7 +21,7 @@ import { nameParam, partitionParam, readQuery, refusePartition } from './query.t
  *      record `first + i` of the request stands at `offset + i`.
  *
  * A record goes to its own partition, else `partition=`, else its key's (murmur2, as Kafka clients do), else all such records
- * of the request go to one partition, another one each time. Everything is checked before anything is appended. Where a
+ * of the request go to one partition, another one each time. A topic that is not there is made if autoCreateTopics is on. Everything is checked before anything is appended. Where a
  * partition fails after that, the error's `details.written` has the ranges that are in the log. A request that is sent again is
  * appended again: exactly-once needs a producer id, which the SDK has.
  */
@@ -55,9 +55,11 @@ export function registerProduce(app: FastifyInstance, context: HttpContext): voi
       },
     },
     async request => {
-      const topic = context.ports.topics.byName(nameParam(request))
-      const partition = partitionParam(readQuery(request, ['partition']), topic)
+      const query = readQuery(request, ['partition'])
       const records = recordsOf(request.body, context.clock.nowMs())
+      // Last: a request that makes no sense makes no topic either.
+      const topic = await context.ports.topics.forProducer(nameParam(request))
+      const partition = partitionParam(query, topic)
       const sticky = partition ?? rotation++ % topic.partitions
       const lanes = buildLanes(topic, records, record => choosePartition(record, topic, partition, sticky))
       const { written, failure } = await appendLanes(context.ports.logs, topic, lanes, records.length)

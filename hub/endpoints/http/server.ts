@@ -143,13 +143,13 @@ function createApp(log: FastifyBaseLogger): FastifyInstance {
     const refused = fromFastify(error)
     if (refused !== null) return sendError(reply, refused.error, refused.status)
     request.log.error({ err: error, method: request.method, url: request.url }, 'a request failed')
-    return sendError(reply, internalError(), 500)
+    return sendError(reply, internalError())
   })
   return app
 }
 
 function internalError(): TributaryError {
-  return new TributaryError('not_available', 'the hub failed at this request; its log says why')
+  return new TributaryError('internal', 'the hub failed at this request; its log says why')
 }
 
 /** The value of a JSON body, undefined where it is empty. */

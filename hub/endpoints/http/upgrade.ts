@@ -127,7 +127,7 @@ export function serveUpgrades(
 }
 
 function refuse(socket: Duplex, error: unknown): void {
-  const known = isTributaryError(error) ? error : new TributaryError('not_available', 'the upgrade failed')
+  const known = isTributaryError(error) ? error : new TributaryError('internal', 'the upgrade failed')
   const { httpStatus } = ERROR_CODES[known.code]
   const body = JSON.stringify(errorBody(known))
   const challenge = known.code === 'unauthorized' ? 'WWW-Authenticate: Bearer\r\n' : ''

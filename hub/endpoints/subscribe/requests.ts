@@ -1,7 +1,7 @@
 import type { TributaryError } from '../../../common/errors.ts'
 import { toTributaryError } from '../../../common/session.ts'
 import type { OffsetInfo, RequestFrame, ResponseFrame, TopicInfo } from '../../../common/wire.ts'
-import type { Ports } from '../../ports.ts'
+import type { Ports, Topic } from '../../ports.ts'
 
 /** Answers one request of a client; failures become the response's error. */
 export async function answer(ports: Ports, request: RequestFrame): Promise<ResponseFrame> {
@@ -16,7 +16,7 @@ export async function answer(ports: Ports, request: RequestFrame): Promise<Respo
 async function resultOf(ports: Ports, request: RequestFrame): Promise<NonNullable<ResponseFrame['result']>> {
   switch (request.op) {
     case 'topic':
-      return topicInfo(ports, request.topic)
+      return topicInfo(ports, await named(ports, request))
     case 'offset':
       return offsetInfo(ports, request.topicId, request.partition, request.at)
     case 'producer':
@@ -26,10 +26,15 @@ async function resultOf(ports: Ports, request: RequestFrame): Promise<NonNullabl
   }
 }
 
-function topicInfo({ topics, logs }: Ports, name: string): TopicInfo {
-  const { topicId, partitions, config } = topics.byName(name)
+async function named({ topics }: Ports, { topic, produce }: TopicRequest): Promise<Topic> {
+  return produce === true ? topics.forProducer(topic) : topics.byName(topic)
+}
+
+type TopicRequest = Extract<RequestFrame, { op: 'topic' }>
+
+function topicInfo({ logs }: Ports, { name: topic, topicId, partitions, config }: Topic): TopicInfo {
   return {
-    topic: name,
+    topic,
     topicId,
     partitions: Array.from({ length: partitions }, (_, partition) => {
       const { startOffset, endOffset, highWatermark, leaderEpoch } = logs.bounds(topicId, partition)

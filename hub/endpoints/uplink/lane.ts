@@ -129,6 +129,8 @@ export function createLane(host: LaneHost, handle: number): Lane {
       return
     }
     barrier = true
+    // An ack names the tip's run alone: what is committed of the one before is said before the next takes its place.
+    if (frame.t === 'run') ackMoved()
     void settle(call, gate.generation(), () => {
       barrier = false
       host.release(cost)
@@ -205,13 +207,18 @@ export function createLane(host: LaneHost, handle: number): Lane {
     }
   }
 
+  function ackMoved(): void {
+    const tip = currentTip()
+    if (tip !== null && differs(tip, acked)) lane.ack()
+  }
+
   function refuse(generation: number, error: TributaryError): void {
     const tip = currentTip()
     const { run = tip?.run, next = tip?.next, sequence } = numbers(error.details)
     const at: BlockedAt = run === undefined || next === undefined ? null : { run, next }
     if (!gate.refuse(generation, at) || stopped) return
     // What was acked before the failure goes first, so that the edge never sees `next` move back.
-    if (tip !== null && differs(tip, acked)) lane.ack()
+    ackMoved()
     const frame: RefusedFrame = { t: 'refused', log: handle, code: error.code, message: error.message }
     host.send({ ...frame, ...at, ...(sequence === undefined ? {} : { sequence }) })
     host.refused(error)

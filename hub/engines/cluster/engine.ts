@@ -22,7 +22,12 @@ import { createLogs } from './logs.ts'
 import type { Metadata } from './metadata.ts'
 import { openMetadata } from './metadata.ts'
 import type { PartitionTable } from './partitions.ts'
-import { createPartitionTable, MAX_OPENING_AT_ONCE } from './partitions.ts'
+import {
+  createPartitionTable,
+  MAX_OPENING_AT_ONCE,
+  removeSnapshots,
+  topicsWithSnapshots,
+} from './partitions.ts'
 import { engineReadings } from './readings.ts'
 import { createTopics } from './topics.ts'
 
@@ -114,6 +119,10 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   if (gapsTopic !== undefined) await partitions.use(gapsTopic, 0, async open => gaps.open(open))
   tellRecovery(dataDir, log)
   await openExisting(dataDir, metadata, partitions, log)
+  for (const topicId of await topicsWithSnapshots(env.disk, dataDir.path)) {
+    const wasDeleted = metadata.image().deletedTopic(topicId) !== undefined
+    if (wasDeleted) await removeSnapshots(env.disk, dataDir.path, topicId)
+  }
 
   const topics = createTopics(env, metadata, settings, partitions)
   const fleet = createFleet({ env, metadata, settings, partitions, log })
@@ -232,7 +241,7 @@ async function openExisting(
     if (folder !== 't' || topicId === undefined) return
     const topic = image.topicById(topicId)
     if (topic === undefined) {
-      if (image.deletedTopic(topicId) !== undefined) await dataDir.deleteLog(name)
+      if (image.deletedTopic(topicId) !== undefined) await deleteLeftover(dataDir, name, log)
       else log.error({ log: name }, 'a log belongs to no topic the metadata knows; it is left alone')
       return
     }
@@ -244,6 +253,18 @@ async function openExisting(
       log.error({ topic: topic.name, partition, reason: messageOf(error) }, 'a partition could not be opened')
     }
   })
+}
+
+/** A disk that can't remove files must not keep the hub from serving what it has. */
+async function deleteLeftover(dataDir: DataDir, name: string, log: Logger): Promise<void> {
+  try {
+    await dataDir.deleteLog(name)
+  } catch (error) {
+    log.error(
+      { log: name, reason: messageOf(error) },
+      'the log of a deleted topic stays until the next start',
+    )
+  }
 }
 
 function startMaintenance(env: Env, hubTime: HubTime, partitions: PartitionTable, log: Logger) {

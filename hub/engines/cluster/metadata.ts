@@ -1,6 +1,7 @@
 import { eachBatch } from '../../../common/batch.ts'
 import { buildBatch } from '../../../common/batch-builder.ts'
 import { decodePlain } from '../../../common/batch-records.ts'
+import { concat } from '../../../common/bytes.ts'
 import type { Clock } from '../../../common/env.ts'
 import { isTributaryError, TributaryError } from '../../../common/errors.ts'
 import { MIB } from '../../../common/limits.ts'
@@ -42,7 +43,7 @@ export interface Metadata {
   image(): Image
   /** Judges a request when its turn comes and resolves with its response once its records are durable. */
   submit<Response>(rule: (image: Image) => Plan<Response>): Promise<Response>
-  stats(): { requests: number; commits: number; logBytes: number }
+  stats(): { requests: number; commits: number; snapshotFailures: number; logBytes: number }
 }
 
 interface Request {
@@ -59,7 +60,7 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
   let queue: Request[] = []
   let committing = false
   let failure: unknown = null
-  const counters = { requests: 0, commits: 0 }
+  const counters = { requests: 0, commits: 0, snapshotFailures: 0 }
 
   /** Judges what waits, commits the records together, answers; goes on while there is more. */
   async function run(): Promise<void> {
@@ -100,8 +101,8 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
       if (records.length > 0) await append(records)
     } catch (error) {
       for (const request of judged) request.reject(error)
-      // What was judged upon records that are not there is forgotten with them.
-      if (isTributaryError(error, 'disk_full')) image = await replayLog(log, onDamage)
+      // What was judged upon records that are not there is forgotten with them, whatever kept them out.
+      if (!isTributaryError(error, 'disk_failed')) image = await replayLog(log, onDamage)
       return
     }
     for (const answer of answers) answer()
@@ -113,20 +114,24 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
     if (log.sizeBytes() > Math.max(SNAPSHOT_FROM_BYTES, SNAPSHOT_AT_RATIO * snapshotBytes)) await beginAnew()
   }
 
-  /** All batches of the snapshot are appended in one turn, so they are in one commit: whole or not at all. */
+  /** The snapshot is one append: whole or not at all. Half of one would hide what came before it. */
   async function beginAnew(): Promise<void> {
     const from = log.endOffset()
     const records: MetadataRecord[] = [{ type: 'snapshot' }, ...image.records()]
-    const appends: Promise<unknown>[] = []
-    snapshotBytes = 0
+    const batches: Uint8Array[] = []
     for (let at = 0; at < records.length; at += RECORDS_PER_BATCH) {
-      const batch = recordsBatch(records.slice(at, at + RECORDS_PER_BATCH), clock.nowMs())
-      snapshotBytes += batch.length
-      appends.push(log.append(batch, { useReserve: true }))
+      batches.push(recordsBatch(records.slice(at, at + RECORDS_PER_BATCH), clock.nowMs()))
     }
-    const outcomes = await Promise.allSettled(appends)
-    // Without room for it the log stays as it is, only longer.
-    if (outcomes.every(outcome => outcome.status === 'fulfilled')) await log.truncateBefore(from)
+    const snapshot = concat(batches)
+    snapshotBytes = snapshot.length
+    try {
+      await log.append(snapshot, { useReserve: true })
+      await log.truncateBefore(from)
+    } catch {
+      // The disk or the journal has no room for it: the log stays as it is, only longer, until it has grown as much again.
+      counters.snapshotFailures++
+      snapshotBytes = log.sizeBytes()
+    }
   }
 
   return {

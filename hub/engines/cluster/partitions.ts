@@ -2,7 +2,6 @@ import type { Logger } from 'pino'
 import type { Disk, Env } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
-import type { Snapshots } from '../../../common/log/snapshots.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { DataDir, Log, LogOptions } from '../../../common/log/types.ts'
 import type { Topic } from '../../ports.ts'
@@ -22,6 +21,8 @@ const LEADER_EPOCH = 0
 /** Partitions opened, or maintained, at once. */
 export const MAX_OPENING_AT_ONCE = 16
 
+/** Readers waiting for one partition that is not open; the next is refused, as one more at an open partition is. */
+const MAX_EARLY_READERS = 100_000
 /** Operations waiting for one partition to be opened; beyond it they are refused as `throttled`. */
 const MAX_WAITING_FOR_OPEN = 10_000
 
@@ -91,7 +92,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     const { topicId } = topic
     const name = nameOf(topicId, number)
     slot.log ??= await dataDir.openLog(name, logOptions(topic, context.maxBatchBytes))
-    const snapshots = await partitionSnapshots(env.disk, dataDir.path, topicId, number)
+    const snapshots = await openSnapshots(env.disk, snapshotFolder(dataDir.path, topicId, number))
     const partition = await openPartition({
       name: `${topic.name}/${number}`,
       log: slot.log,
@@ -138,15 +139,14 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     })
   }
 
-  async function removePartition(topic: Topic, number: number): Promise<void> {
+  async function removePartition(topic: Topic, number: number, logs: ReadonlySet<string>): Promise<void> {
     const name = nameOf(topic.topicId, number)
     const slot = slots.get(name)
     await slot?.opening
     slots.delete(name)
     slot?.partition?.shut(new TributaryError('topic_deleted', `topic "${topic.name}" was deleted`))
     for (const reader of slot?.early ?? []) clock.soon(reader.listener)
-    if (dataDir.logNames().includes(name)) await dataDir.deleteLog(name)
-    await env.disk.remove(snapshotFolder(dataDir.path, topic.topicId, number))
+    if (slot?.log || logs.has(name)) await dataDir.deleteLog(name)
   }
 
   return {
@@ -159,6 +159,9 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     whenPast: (topic, number, offset, listener) => {
       const slot = slotOf(topic.topicId, number)
       if (slot.partition !== null) return slot.partition.whenPast(offset, listener)
+      if (slot.early.size >= MAX_EARLY_READERS) {
+        throw new TributaryError('limit_exceeded', `${MAX_EARLY_READERS} readers wait on this partition`)
+      }
       const reader: { offset: number; listener: () => void; cancel: (() => void) | null } = {
         offset,
         listener,
@@ -177,14 +180,16 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     },
     remove: async topic => {
       countersByTopic.delete(topic.topicId)
+      const logs = new Set(dataDir.logNames())
       for (let number = 0; number < topic.partitions; number++) {
         try {
-          await removePartition(topic, number)
+          await removePartition(topic, number, logs)
         } catch (error) {
           // The next start removes what is left.
           log.error({ topic: topic.name, partition: number, reason: messageOf(error) }, 'a deleted log stays')
         }
       }
+      await removeSnapshots(env.disk, dataDir.path, topic.topicId)
     },
     open: () => [...slots.values()].flatMap(slot => slot.partition ?? []),
     counters,
@@ -192,28 +197,18 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
   }
 }
 
-function snapshotFolder(path: string, topicId: string, partition: number): string {
-  return `${path}/producers/${topicId}/${partition}`
+/** Topics whose producers have snapshots, deleted ones of an interrupted deletion too. */
+export function topicsWithSnapshots(disk: Disk, path: string): Promise<string[]> {
+  return disk.list(`${path}/producers`)
 }
 
-/** A snapshot lets segments go, and is only as durable as the folders above it: they are synced before the first. */
-async function partitionSnapshots(
-  disk: Disk,
-  path: string,
-  topicId: string,
-  partition: number,
-): Promise<Snapshots> {
-  const snapshots = await openSnapshots(disk, snapshotFolder(path, topicId, partition))
-  return {
-    ...snapshots,
-    save: async (offset, bytes) => {
-      if (snapshots.newestOffset() === 0) {
-        for (const folder of [`${path}/producers/${topicId}`, `${path}/producers`, path])
-          await disk.syncDir(folder)
-      }
-      await snapshots.save(offset, bytes)
-    },
-  }
+/** Removes the producer snapshots of a topic that is no more; its logs must be gone first. */
+export async function removeSnapshots(disk: Disk, path: string, topicId: string): Promise<void> {
+  await disk.remove(`${path}/producers/${topicId}`)
+}
+
+function snapshotFolder(path: string, topicId: string, partition: number): string {
+  return `${path}/producers/${topicId}/${partition}`
 }
 
 /** The log settings of a topic's partitions. A slow topic still gets a new segment a day, or nothing would ever grow old. */

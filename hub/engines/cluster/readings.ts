@@ -58,6 +58,11 @@ export function engineReadings(stats: () => EngineStats): Reading[] {
     ),
     counter('gap_notice_failures', 'Gaps that could not be told of in _gaps.', now => now.gapNoticeFailures),
     counter('metadata_requests', 'Requests to the controller.', now => now.metadata.requests),
+    counter(
+      'metadata_snapshot_failures',
+      'Snapshots of the metadata that found no room on the disk or in the journal.',
+      now => now.metadata.snapshotFailures,
+    ),
     gauge('metadata_log_bytes', 'Size of the metadata log.', now => now.metadata.logBytes),
     gauge('clock_jump_seconds', 'How far the wall clock jumped while that pauses retention, else 0.', now =>
       now.clockJumpMs === null ? 0 : now.clockJumpMs / 1_000,

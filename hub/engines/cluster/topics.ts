@@ -1,7 +1,7 @@
 import type { Env } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
 import type { ControllerSettings } from '../../controller/controller.ts'
-import { alterTopic, createTopic, deleteTopic } from '../../controller/controller.ts'
+import { alterTopic, createTopic, deleteTopic, topicForProducer } from '../../controller/controller.ts'
 import type { Topic, Topics } from '../../ports.ts'
 import { freshTopicId } from './fleet.ts'
 import type { Metadata } from './metadata.ts'
@@ -21,6 +21,12 @@ export function createTopics(
       const topic = metadata.image().topicByName(name)
       if (topic !== undefined) return topic
       throw new TributaryError('unknown_topic', `there is no topic "${name}"; see "tributary topics list"`)
+    },
+    forProducer: async name => {
+      const known = metadata.image().topicByName(name)
+      if (known !== undefined) return known
+      const context = { nowMs: nowMs(), freshTopicId: freshTopicId(env) }
+      return metadata.submit(image => topicForProducer(image, settings, name, context))
     },
     byId: topicId => knownTopic(metadata, topicId),
     create: request => {

@@ -101,6 +101,14 @@ describe('a commit', () => {
     await second
   })
 
+  test('waits no longer once it is worth a write to the disk', async () => {
+    const { log } = await world({ commitMs: 10 })
+    const small = log.append(batch('waits'))
+    expect(await settled(small)).toBe(false)
+    const large = Array.from({ length: 35 }, () => log.append(batch('x'.repeat(1_000))))
+    await Promise.all([small, ...large])
+  })
+
   test('takes what collectors append right before it gathers', async () => {
     const { dir, log } = await world()
     const collected: Promise<unknown>[] = []

@@ -30,3 +30,22 @@ test('a damaged one is passed over, those past a cut are dropped', async () => {
   await snapshots.dropAfter(15)
   expect(await textAt(disk.crash(), 100)).toBe('10:s10')
 })
+
+test('the newest counts only where it is whole and its name durable', async () => {
+  const disk = new FakeDisk({ rng: seededRng(3) })
+  const first = await openSnapshots(disk, 'd/s')
+  for (const offset of [10, 20]) await first.save(offset, utf8(`s${offset}`))
+  disk.flipBit('d/s/00000000000000000020.snapshot', 17, 1)
+  const second = await openSnapshots(disk, 'd/s')
+  await second.loadAtOrBelow(100)
+  expect(second.newestOffset()).toBe(10)
+  // What a process leaves that is killed between the rename and the sync of the folder.
+  const bytes = await disk.readFile('d/s/00000000000000000010.snapshot')
+  await disk.replaceFile('d/s/draft', bytes)
+  await disk.remove('d/s/00000000000000000010.snapshot')
+  await disk.syncDir('d/s')
+  await disk.rename('d/s/draft', 'd/s/00000000000000000010.snapshot')
+  const third = await openSnapshots(disk, 'd/s')
+  expect(third.newestOffset()).toBe(20)
+  for (let round = 0; round < 5; round++) expect(await textAt(disk.crash(), 15)).toBe('10:s10')
+})

@@ -190,6 +190,21 @@ describe('lanes', () => {
     expect(codeOf(() => controller.bindLane(image, closed, request, context()))).toBe('unknown_topic')
   })
 
+  it('makes an unknown topic for a producer, but none that was deleted or is the hub’s own', () => {
+    const { image, commit, create, remove } = setup()
+    const forProducer = (name: string, with_ = settings) =>
+      controller.topicForProducer(image, with_, name, context())
+    const made = commit(forProducer('p'))
+    expect(made).toMatchObject({ name: 'p', internal: false, partitions: settings.defaultPartitions })
+    expect(forProducer('p')).toEqual({ records: [], response: made })
+    expect(codeOf(() => forProducer('q', { ...settings, autoCreateTopics: false }))).toBe('unknown_topic')
+    expect(codeOf(() => forProducer('__own'))).toBe('invalid_argument')
+    expect(codeOf(() => forProducer('_gaps'))).toBe('unknown_topic')
+    remove('p')
+    expect(codeOf(() => forProducer('p'))).toBe('topic_deleted')
+    expect(forProducer(create('p').name).records).toEqual([])
+  })
+
   it('does not let an edge that knew a deleted topic make it again, with or without its id', () => {
     const { connect, bind, create, remove } = setup()
     connect('e1')

@@ -1,93 +1,16 @@
-import { pino } from 'pino'
 import { describe, expect, it } from 'vitest'
-import { eachBatch } from '../../../common/batch.ts'
 import { buildBatch } from '../../../common/batch-builder.ts'
-import { decodePlain } from '../../../common/batch-records.ts'
-import { utf8Text } from '../../../common/bytes.ts'
 import { encodeCbor } from '../../../common/cbor.ts'
-import { nodeCodec } from '../../../common/compression.ts'
-import type { HubOverrides } from '../../../common/config-hub.ts'
-import { defaultHubConfig } from '../../../common/config-hub.ts'
-import type { Env } from '../../../common/env.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
-import { openClusterEngine } from '../../../hub/engines/cluster/engine.ts'
 import { METADATA_LOG } from '../../../hub/engines/cluster/metadata.ts'
-import type { Gap, LaneKey, Topic } from '../../../hub/ports.ts'
-import { FakeClock, seededRng } from '../../fake-clock.ts'
-import { FakeDisk } from '../../fake-disk.ts'
+import type { Gap } from '../../../hub/ports.ts'
 import { plainOf, runOf, testRun } from '../replica/batches.ts'
 import { codeOf } from '../replica/harness.ts'
+import { attach, environment, hello, restart, start, storage, values } from './stage.ts'
 
 const P = testRun(1)
 const Q = testRun(2)
 const FIRST = { prev: null, reason: 'first' } as const
-
-const storage = {
-  commitMs: 0,
-  journalBytes: 1024 * 1024,
-  reserveBytes: 64 * 1024,
-  tailCacheBytes: 1024 * 1024,
-}
-const logger = pino({ level: 'silent' })
-let seeds = 0
-
-function environment(disk = new FakeDisk({ rng: seededRng(++seeds) }), clock = new FakeClock()) {
-  const net: Env['net'] = { dial: () => Promise.reject(new Error('no network here')) }
-  return { disk, clock, rng: seededRng(++seeds), codec: nodeCodec(), net }
-}
-
-async function start(env = environment(), overrides: HubOverrides = {}) {
-  const config = defaultHubConfig({
-    data: '/hub',
-    ...overrides,
-    storage: { ...storage, ...overrides.storage },
-  })
-  const engine = await openClusterEngine(config, env, logger)
-  return { env, engine, ...engine.ports }
-}
-
-type Hub = Awaited<ReturnType<typeof start>>
-
-async function restart(hub: Hub, how: 'close' | 'kill' | 'crash' = 'close'): Promise<Hub> {
-  if (how === 'close') await hub.engine.close()
-  const disk = how === 'close' ? hub.env.disk : hub.env.disk[how]()
-  return start(environment(disk, hub.env.clock))
-}
-
-function hello(id: string, session = 0, fence = () => {}) {
-  return { id, session, address: '10.0.0.1', software: 'test', nowMs: 1, fence }
-}
-
-/** Connects, starts and binds an edge, and says where its lane is. */
-async function attach(
-  hub: Hub,
-  edgeId: string,
-  topicName = 't',
-  session = 0,
-): Promise<{ topic: Topic; lane: LaneKey }> {
-  const granted = await hub.fleet.connect(hello(edgeId, session))
-  await hub.fleet.start(edgeId, granted.session)
-  const request = { edgeId, topic: topicName, topicId: null, lane: 0, lanes: 1, partitionBy: 'edge' } as const
-  const { topic, partition } = await hub.fleet.bindLane(request)
-  return { topic, lane: { edgeId, topicId: topic.topicId, partition, lane: 0 } }
-}
-
-async function values(hub: Hub, topicName: string): Promise<string[]> {
-  const topic = hub.topics.byName(topicName)
-  const found: string[] = []
-  for (let partition = 0; partition < topic.partitions; partition++) {
-    for (let offset = hub.logs.bounds(topic.topicId, partition).startOffset; ; ) {
-      const { batches, nextOffset } = await hub.logs.read(topic.topicId, partition, offset, 65_536)
-      if (nextOffset === offset) break
-      for (const { at, header } of eachBatch(batches)) {
-        if (header.isControl) continue
-        for (const { value } of decodePlain(batches, at)) found.push(utf8Text(value ?? new Uint8Array(0)))
-      }
-      offset = nextOffset
-    }
-  }
-  return found
-}
 
 const gap: Gap = {
   run: P,
@@ -451,7 +374,7 @@ describe('a hub that went back', () => {
     await hub.logs.startRun(lane, { run: P, ...FIRST })
     await hub.logs.appendLane(lane, runOf(P, 0, 2))
     await hub.engine.close()
-    const older = await copyOf(hub.env.disk)
+    const older = hub.env.disk.copy()
     hub = await start(environment(hub.env.disk, hub.env.clock))
     await attach(hub, 'e1', 't', 1)
     await attach(hub, 'e1', 't', 2)
@@ -480,13 +403,3 @@ describe('a hub that went back', () => {
     await hub.engine.close()
   })
 })
-
-/** The disk as it is, durably and apart. */
-async function copyOf(disk: FakeDisk): Promise<FakeDisk> {
-  const copy = new FakeDisk({ rng: seededRng(++seeds) })
-  for (const path of disk.paths()) {
-    await copy.mkdir(path.slice(0, path.lastIndexOf('/')))
-    await copy.replaceFile(path, disk.contentOf(path))
-  }
-  return copy
-}

@@ -20,6 +20,30 @@ async function valuesOf(hub: Served, partition: number): Promise<unknown[]> {
   return answer.json.records.map((record: { value: unknown }) => record.value)
 }
 
+describe('producing over REST to a topic that is not there', () => {
+  const one = { records: [{ value: 'v' }] }
+
+  it('makes it, once for all who come at the same time', async () => {
+    const hub = await serve()
+    const answers = await Promise.all([1, 2, 3].map(() => hub.call('POST', '/v1/topics/fresh/records', one)))
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200])
+    expect((await hub.call('GET', '/v1/topics/fresh')).json.partitions.length).toBe(3)
+  })
+
+  it('makes none where the request makes no sense, autoCreateTopics is off or it was deleted', async () => {
+    const hub = await serve({ ports: { autoCreateTopics: false } })
+    const refused = await hub.call('POST', '/v1/topics/nowhere/records', one)
+    expect([refused.status, refused.json.error.code]).toEqual([404, 'unknown_topic'])
+    const open = await serve()
+    expect((await open.call('POST', '/v1/topics/nowhere/records', { records: [] })).status).toBe(400)
+    await open.call('POST', '/v1/topics', { name: 'gone' })
+    await open.call('DELETE', '/v1/topics/gone')
+    const deleted = await open.call('POST', '/v1/topics/gone/records', one)
+    expect([deleted.status, deleted.json.error.code]).toEqual([410, 'topic_deleted'])
+    expect((await open.call('GET', '/v1/topics')).json.topics).toEqual([])
+  })
+})
+
 describe('producing over REST', () => {
   it('writes JSON records with everything they have', async () => {
     const hub = await withTopic()
@@ -155,7 +179,6 @@ describe('producing over REST', () => {
   })
 
   it.each([
-    ['/v1/topics/nowhere/records', { records: [{ value: 'v' }] }, 404, 'unknown_topic', '"nowhere"'],
     ['/v1/topics/t/records', {}, 400, 'invalid_argument', 'the body must be {"records":'],
     ['/v1/topics/t/records', undefined, 400, 'invalid_argument', 'the body must be {"records":'],
     ['/v1/topics/t/records', { records: [] }, 400, 'invalid_argument', 'has 0 records; it must have 1 to'],
@@ -175,13 +198,19 @@ describe('producing over REST', () => {
     ],
     [
       '/v1/topics/t/records?partition=x',
-      { records: [] },
+      { records: [{ value: 'v' }] },
       400,
       'invalid_argument',
       'partition is "x"; it must be a whole',
     ],
     ['/v1/topics/t/records?partion=1', { records: [] }, 400, 'invalid_argument', 'did you mean "partition"?'],
-    ['/v1/topics/t/records?partition=7', { records: [] }, 404, 'unknown_topic', 'no partition 7'],
+    [
+      '/v1/topics/t/records?partition=7',
+      { records: [{ value: 'v' }] },
+      404,
+      'unknown_topic',
+      'no partition 7',
+    ],
     ['/v1/topics/t/records', '{"records":', 400, 'invalid_argument', 'the body is no JSON'],
     [
       '/v1/topics/t/records',

@@ -6,7 +6,7 @@ import type { HttpLimits } from '../../../../hub/endpoints/http/context.ts'
 import { startHttp } from '../../../../hub/endpoints/http/server.ts'
 import type { UpgradeRoutes } from '../../../../hub/endpoints/http/upgrade.ts'
 import type { Ports } from '../../../../hub/ports.ts'
-import type { FakePorts } from '../../../fake-ports.ts'
+import type { FakePorts, FakePortsOptions } from '../../../fake-ports.ts'
 import { createFakePorts } from '../../../fake-ports.ts'
 import { liveClock } from '../../../live-clock.ts'
 
@@ -18,6 +18,7 @@ export interface ServeOptions {
   limits?: Partial<HttpLimits>
   upgrades?: UpgradeRoutes
   readings?: readonly Reading[]
+  ports?: FakePortsOptions
   /** Put between the endpoint and the fake engine. */
   wrap?: (ports: Ports) => Ports
 }
@@ -64,7 +65,7 @@ export async function closeServed(): Promise<void> {
 }
 
 export async function serve(options: ServeOptions = {}): Promise<Served> {
-  const fake = createFakePorts({ defaultPartitions: 3 })
+  const fake = createFakePorts({ defaultPartitions: 3, ...options.ports })
   const metrics = createMetrics()
   metrics.add(options.readings ?? [])
   const endpoint = await startHttp({

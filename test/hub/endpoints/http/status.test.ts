@@ -53,6 +53,9 @@ describe('what the hub says of itself', () => {
       diskFullRejections: 3,
       throttledRejections: 0,
       checkpoints: 1,
+      backgroundFailures: 0,
+      indexBytes: 0,
+      indexesEvicted: 0,
     }
     const hub = await serve({ readings: dataDirReadings(() => stats) })
     const first = (await hub.call('GET', '/metrics')).text
@@ -184,7 +187,7 @@ describe('requests that no route takes', () => {
     const answer = await hub.call('GET', '/v1/topics')
     expect(answer.status).toBe(500)
     expect(answer.text).not.toContain('secret')
-    expect(answer.json.error.code).toBe('not_available')
+    expect(answer.json.error.code).toBe('internal')
   })
 })
 

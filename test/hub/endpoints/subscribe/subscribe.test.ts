@@ -72,6 +72,8 @@ describe('requests', () => {
     expect(await client.next()).toEqual({ t: 'response', id: 5, result: { baseOffset: 3 } })
     client.send({ t: 'request', id: 6, op: 'topic', topic: 'nowhere' })
     expect(await client.next()).toMatchObject({ t: 'response', id: 6, error: { code: 'unknown_topic' } })
+    client.send({ t: 'request', id: 16, op: 'topic', topic: 'fresh', produce: true })
+    expect(await client.next()).toMatchObject({ id: 16, result: { topic: 'fresh' } })
     client.send({ t: 'request', id: 7, op: 'offset', topicId, partition: 9, at: 'earliest' })
     expect(await client.next()).toMatchObject({ id: 7, error: { code: 'unknown_topic' } })
     client.send({
@@ -84,7 +86,7 @@ describe('requests', () => {
       batches: new Uint8Array(80),
     })
     expect(await client.next()).toMatchObject({ id: 8, error: { code: 'corrupt_batch' } })
-    expect(stage.counters).toMatchObject({ requests: 8, requestErrors: 3 })
+    expect(stage.counters).toMatchObject({ requests: 9, requestErrors: 3 })
   })
 
   test('too many requests or bytes under way pause the connection until some are done', async () => {
