@@ -71,11 +71,14 @@ export class RaftLog {
   }
 
   append(entries: readonly Entry[]): void {
+    let { index, term } = this.last()
     for (const entry of entries) {
-      const { index, term } = this.last()
-      assert(entry.index === index + 1, `entry ${entry.index} does not follow ${index}`)
-      assert(entry.term >= term, `entry ${entry.index} of term ${entry.term} follows term ${term}`)
+      const follows = entry.index === index + 1 && entry.term >= term
+      if (!follows)
+        assert(false, `entry ${entry.index} of term ${entry.term} does not follow ${index} of ${term}`)
       this.#entries.push(entry)
+      index = entry.index
+      term = entry.term
     }
   }
 

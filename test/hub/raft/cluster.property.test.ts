@@ -21,6 +21,6 @@ describe('members under faults', () => {
       { numRuns: SCHEDULES, endOnFailure: true },
     )
     // Each hard case came up often enough to have been tried.
-    for (const times of Object.values(total)) expect(times).toBeGreaterThan(SCHEDULES / 10)
+    for (const times of Object.values(total)) expect(times).toBeGreaterThan(SCHEDULES / 20)
   })
 })

@@ -5,6 +5,11 @@ import { BEFORE_FIRST } from '../../../hub/raft/types.ts'
 import { entryText, messageText } from './describe.ts'
 import type { Member, Watch } from './stage.ts'
 
+/** Members hand entries on as they are, so they are mostly the same object. */
+function isSame(left: Entry, right: Entry): boolean {
+  return left === right || entryText(left) === entryText(right)
+}
+
 /** What was seen to happen, so that a run without the hard cases counts for nothing. */
 export interface Seen {
   elections: number
@@ -30,7 +35,7 @@ export interface Invariants extends Watch {
 export function createInvariants(): Invariants {
   const seen: Seen = { elections: 0, commits: 0, truncations: 0, installs: 0, changes: 0, transfers: 0 }
   const leaders = new Map<number, Raft>()
-  const entries = new Map<string, { previousTerm: number; text: string }>()
+  const entries = new Map<string, { previousTerm: number; entry: Entry }>()
   const committed: Entry[] = []
   const committedIn: number[] = []
   const applied = new Map<MemberId, number>()
@@ -53,8 +58,8 @@ export function createInvariants(): Invariants {
     for (const entry of committed) {
       if (must(committedIn[entry.index], 'no term') >= raft.term || entry.index < raft.log.firstIndex())
         continue
-      const term = raft.log.termAt(entry.index)
-      assert(term === entry.term, `${raft.self} leads term ${raft.term} without ${entryText(entry)}`)
+      if (raft.log.termAt(entry.index) === entry.term) continue
+      assert(false, `${raft.self} leads term ${raft.term} without ${entryText(entry)}`)
     }
   }
 
@@ -65,9 +70,10 @@ export function createInvariants(): Invariants {
       const previousTerm =
         entry.index === 0 ? 0 : must(raft.log.termAt(entry.index - 1), `nothing before ${key}`)
       const known = entries.get(key)
-      const text = entryText(entry)
-      if (known === undefined) entries.set(key, { previousTerm, text })
-      else assert(known.text === text && known.previousTerm === previousTerm, `${text} is also ${known.text}`)
+      if (known === undefined) entries.set(key, { previousTerm, entry })
+      else if (known.previousTerm !== previousTerm || !isSame(known.entry, entry)) {
+        assert(false, `${entryText(entry)} is also ${entryText(known.entry)}, or follows another`)
+      }
     }
   }
 
@@ -94,31 +100,24 @@ export function createInvariants(): Invariants {
       const last = applied.get(member.id) ?? BEFORE_FIRST
       assert(entry.index === last + 1, `${member.id} applies ${entry.index} after ${last}`)
       const known = committed[entry.index]
-      assert(
-        known !== undefined && entryText(known) === entryText(entry),
-        `${member.id} applies another ${entryText(entry)}`,
-      )
+      if (known === undefined || !isSame(known, entry)) {
+        assert(false, `${member.id} applies another ${entryText(entry)}`)
+      }
       applied.set(member.id, entry.index)
     }
   }
 
-  function promiseIsDurable(member: Member, message: Message): void {
-    const { disk } = member
-    const said = messageText(message)
+  function promiseIsDurable({ disk }: Member, message: Message): void {
+    const { term, vote } = disk.hardState
+    let kept = true
     if (message.t === 'append-ok' && message.match > BEFORE_FIRST) {
       const end = disk.entries.at(-1)?.index ?? disk.snapshot.index
-      assert(end >= message.match, `${said}: its disk ends at ${end}`)
-      const { hardState } = disk
-      assert(hardState.term >= message.term, `${said}: its disk is in term ${hardState.term}`)
+      kept = end >= message.match && term >= message.term
+    } else if (message.t === 'vote' || (message.t === 'vote-reply' && message.granted)) {
+      const whom = message.t === 'vote' ? message.from : message.to
+      kept = term > message.term || (term === message.term && vote === whom)
     }
-    const votes = message.t === 'vote' || (message.t === 'vote-reply' && message.granted)
-    if (!votes) return
-    const { term, vote } = disk.hardState
-    const whom = message.t === 'vote' ? message.from : message.to
-    assert(
-      term > message.term || (term === message.term && vote === whom),
-      `${said}: its disk does not say so`,
-    )
+    if (!kept) assert(false, `${messageText(message)}: its disk does not say so`)
   }
 
   return {

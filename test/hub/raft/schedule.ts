@@ -62,6 +62,7 @@ function createPlay(stage: Stage, rng: Rng, started: (member: Member) => void) {
     })
   }
 
+  const hasWrites = (id: MemberId): boolean => stage.member(id).writes.length > 0
   const leaders = (): MemberId[] => upMembers(raft => raft.role === 'leader')
 
   function lose(message: Message): void {
@@ -125,6 +126,19 @@ function createPlay(stage: Stage, rng: Rng, started: (member: Member) => void) {
     if (id !== undefined) stage.crash(id)
   }
 
+  /** A leader goes while most of what it said is still on its way: what it began is left in every state there is. */
+  function overthrow(): void {
+    const leader = pick(leaders())
+    if (leader === undefined) return
+    const kept: Message[] = []
+    const lost: Message[] = []
+    for (const message of stage.network) (rng.below(3) === 0 ? kept : lost).push(message)
+    stage.network = kept
+    for (const message of lost) lose(message)
+    if (rng.below(2) === 0) stage.sync(leader)
+    stage.crash(leader)
+  }
+
   function cutOrHeal(): void {
     if (cut.size > 0 && rng.below(2) === 0) {
       cut.clear()
@@ -142,19 +156,28 @@ function createPlay(stage: Stage, rng: Rng, started: (member: Member) => void) {
 
   /** Mostly a tick, sometimes all patience at once: elections are where it gets hard. */
   function tick(id: MemberId): void {
-    const ticks = rng.below(12) === 0 ? 2 * stage.options.electionTicks : 1
+    const ticks = rng.below(8) === 0 ? 2 * stage.options.electionTicks : 1
     for (let at = 0; at < ticks; at++) stage.step(id, { t: 'tick' })
   }
 
   const usual: readonly [number, () => void][] = [
     [90, deliver],
-    [50, () => void withOne(upMembers(), id => stage.sync(id))],
-    [40, () => void withOne(upMembers(), tick)],
+    [50, () => void withOne(ids.filter(hasWrites), id => stage.sync(id))],
+    [
+      30,
+      () =>
+        void withOne(
+          upMembers(raft => raft.configs.current().voters.includes(raft.self)),
+          tick,
+        ),
+    ],
+    [5, () => void withOne(upMembers(), tick)],
     [14, propose],
     [5, change],
     [2, transfer],
     [5, snapshot],
     [3, crash],
+    [3, overthrow],
     [
       6,
       () =>
