@@ -126,7 +126,7 @@ function onStale(raft: Raft, message: Message): void {
 }
 
 /** Where the member stands. */
-export function statusOf(raft: Raft): Status {
+function statusOf(raft: Raft): Status {
   const { role, term, leader, commit } = raft
   return { role, term, leader, commit, config: configOf(raft) }
 }

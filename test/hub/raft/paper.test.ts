@@ -1,72 +1,26 @@
 import { describe, expect, it } from 'vitest'
 import { utf8, utf8Text } from '../../../common/bytes.ts'
 import { step } from '../../../hub/raft/node.ts'
-import type { Raft } from '../../../hub/raft/state.ts'
 import { createRaft } from '../../../hub/raft/state.ts'
-import type { Entry, Message, MessageBody, Position, Ready } from '../../../hub/raft/types.ts'
+import type { MessageBody, Position } from '../../../hub/raft/types.ts'
 import { BEFORE_FIRST } from '../../../hub/raft/types.ts'
-import { emptyDisk, founding, OPTIONS, Stage, seat } from './stage.ts'
+import { founding, OPTIONS, seat } from './stage.ts'
+import {
+  append,
+  entriesOf,
+  leader,
+  NOWHERE,
+  ONE,
+  receive,
+  said,
+  THREE,
+  TWO,
+  termsIn,
+  vote,
+  voter,
+} from './voter.ts'
 
 /** One test per rule of Figure 2 of the Raft paper (extended version) and of its section 5.4; the names say which. */
-
-const NOWHERE: Position = { index: BEFORE_FIRST, term: 0 }
-const [ONE, TWO, THREE] = [seat(1), seat(2), seat(3)]
-
-/** Entries from index 0 on, of these terms. */
-function entriesOf(...terms: number[]): Entry[] {
-  return terms.map((term, index) => ({
-    index,
-    term,
-    payload: { t: 'data', bytes: utf8(`${index}@${term}`) },
-  }))
-}
-
-/** Voter 1 of `voters`, with a log of these terms, and the term and vote it remembers. */
-function voter(terms: number[] = [], term = terms.at(-1) ?? 0, vote: string | null = null, voters = 3): Raft {
-  const ids = Array.from({ length: voters }, (_, at) => at + 1)
-  const restored = { hardState: { term, vote }, snapshot: founding(ids), entries: entriesOf(...terms) }
-  return createRaft({ ...OPTIONS, self: ONE }, restored, 0)
-}
-
-function receive(raft: Raft, from: string, term: number, body: MessageBody): Ready {
-  return step(raft, { t: 'message', message: { from, to: ONE, term, ...body } }, 0)
-}
-
-/** Receives it, and completes what is to be written. */
-function receiveAndSync(raft: Raft, from: string, term: number, body: MessageBody): Ready[] {
-  const ready = receive(raft, from, term, body)
-  const ticket = ready.write?.ticket
-  return ticket === undefined ? [ready] : [ready, step(raft, { t: 'persisted', ticket }, 0)]
-}
-
-function append(prev: Position, entries: Entry[] = [], commit = BEFORE_FIRST): MessageBody {
-  return { t: 'append', prev, entries, commit }
-}
-
-function vote(last: Position = NOWHERE): MessageBody {
-  return { t: 'vote', last, transfer: false }
-}
-
-function termsIn(raft: Raft): number[] {
-  return raft.log.range(raft.log.firstIndex(), raft.log.lastIndex()).map(entry => entry.term)
-}
-
-function said(ready: Ready): Message[] {
-  return ready.send.map(({ message }) => message)
-}
-
-/** A leader of `term`, its own first entry appended behind its log and durable; nobody else has answered. */
-function leader(terms: number[] = [], term = (terms.at(-1) ?? 0) + 1, voters = 3): Raft {
-  const raft = voter(terms, term - 1, null, voters)
-  const [standing] = [step(raft, { t: 'campaign' }, 0)]
-  expect(standing.status.role).toBe('pre-candidate')
-  for (let id = 2; id <= voters; id++) receive(raft, seat(id), term, { t: 'pre-vote-reply', granted: true })
-  step(raft, { t: 'persisted', ticket: 1 }, 0)
-  for (let id = 2; id <= voters; id++) receive(raft, seat(id), term, { t: 'vote-reply', granted: true })
-  step(raft, { t: 'persisted', ticket: 2 }, 0)
-  expect(raft).toMatchObject({ role: 'leader', term })
-  return raft
-}
 
 describe('Figure 2, state', () => {
   it('persistent state: term, vote and entries are written before the answers that depend on them', () => {
@@ -387,126 +341,5 @@ describe('section 5.4', () => {
     receive(raft, TWO, 3, { t: 'append-refused', prevIndex: 2, hint: { index: 0, term: 1 } })
     receive(raft, TWO, 3, { t: 'append-ok', match: 3 })
     expect(termsIn(raft)).toEqual([1, 2, 2, 3])
-  })
-})
-
-describe('beyond the figure', () => {
-  it('thesis 4.2.3: whoever hears a leader hears no candidate, unless the leader asked for the election', () => {
-    const raft = voter()
-    receiveAndSync(raft, TWO, 1, append(NOWHERE))
-    expect(receive(raft, THREE, 5, vote()).send).toEqual([])
-    expect(raft.term).toBe(1)
-    const handed = receive(raft, THREE, 2, { t: 'vote', last: NOWHERE, transfer: true })
-    expect(said(handed)).toMatchObject([{ t: 'vote-reply', granted: true }])
-  })
-
-  it('thesis 9.6: a pre-vote changes neither term nor vote', () => {
-    const raft = voter()
-    const ready = receive(raft, TWO, 9, { t: 'pre-vote', last: NOWHERE })
-    expect(ready.write).toBeNull()
-    expect(raft).toMatchObject({ term: 0, vote: null })
-  })
-
-  it('ignores what is meant for another directory of its node', () => {
-    const raft = voter()
-    const message: Message = {
-      from: TWO,
-      to: seat(1, 'before'),
-      term: 3,
-      t: 'vote',
-      last: NOWHERE,
-      transfer: false,
-    }
-    expect(step(raft, { t: 'message', message }, 0)).toMatchObject({ write: null, send: [] })
-  })
-
-  it('refuses proposals beyond its bounds, and takes any size when nothing waits', () => {
-    const raft = leader()
-    receive(raft, TWO, 1, { t: 'append-ok', match: 0 })
-    const large = { t: 'propose', data: [new Uint8Array(OPTIONS.maxUncommittedBytes)] } as const
-    expect(step(raft, large, 0).outcome).toMatchObject({ taken: true })
-    const refused = { taken: false, reason: 'too-much-uncommitted' }
-    expect(step(raft, { t: 'propose', data: [utf8('x')] }, 0).outcome).toEqual(refused)
-    const few = leader([], 1, 3)
-    const many = Array.from({ length: OPTIONS.maxUncommittedEntries }, () => utf8(''))
-    expect(step(few, { t: 'propose', data: many }, 0).outcome).toEqual(refused)
-  })
-
-  it('a write of entries that were replaced meanwhile vouches for none of the new ones', () => {
-    const raft = voter()
-    const first = receive(raft, TWO, 1, append(NOWHERE, entriesOf(1, 1)))
-    const second = receive(raft, THREE, 2, append(NOWHERE, entriesOf(2), 0))
-    expect(step(raft, { t: 'persisted', ticket: first.write?.ticket ?? 0 }, 0).committed).toEqual([])
-    expect(step(raft, { t: 'persisted', ticket: second.write?.ticket ?? 0 }, 0).committed).toEqual(
-      entriesOf(2),
-    )
-  })
-
-  it('thesis 4.1, corrected: no change of members before the leader has committed in its term', () => {
-    const raft = leader([1], 2)
-    const add = { t: 'change', change: { t: 'add-learner', member: seat(4) } } as const
-    receive(raft, TWO, 2, { t: 'append-ok', match: 0 })
-    expect(step(raft, add, 0).outcome).toEqual({ taken: false, reason: 'no-commit-in-term' })
-    receive(raft, TWO, 2, { t: 'append-ok', match: 1 })
-    expect(step(raft, add, 0).outcome).toMatchObject({ taken: true })
-    expect(step(raft, add, 0).outcome).toEqual({ taken: false, reason: 'change-under-way' })
-  })
-
-  it('thesis 4.1: members count from the entry on, and no longer when it is taken back', () => {
-    const raft = voter([1])
-    const config = { voters: [ONE, TWO], learners: [THREE] }
-    const entry: Entry = { index: 1, term: 1, payload: { t: 'config', config } }
-    expect(receive(raft, TWO, 1, append({ index: 0, term: 1 }, [entry])).status.config).toEqual(config)
-    const replaced = entriesOf(1, 2).slice(1)
-    const { status } = receive(raft, THREE, 2, append({ index: 0, term: 1 }, replaced))
-    expect(status.config).toEqual(founding([1, 2, 3]).config)
-  })
-
-  it('Figure 13: a snapshot replaces a log that does not hold its last entry, and nothing of it is durable before its write', () => {
-    const raft = voter([1, 1, 1, 1, 1])
-    const snapshot = { index: 2, term: 2, config: founding([1, 2, 3]).config }
-    const installed = receive(raft, TWO, 2, { t: 'snapshot', snapshot })
-    expect(installed.write).toMatchObject({ snapshot, entries: [] })
-    expect(installed.send).toMatchObject([
-      { message: { t: 'append-ok', match: 2 }, after: installed.write?.ticket },
-    ])
-    const behind = entriesOf(2, 2, 2, 2, 2).slice(3)
-    const stored = receive(raft, TWO, 2, append(snapshot, behind, 4))
-    expect(stored.committed).toEqual([])
-    expect(step(raft, { t: 'persisted', ticket: installed.write?.ticket ?? 0 }, 0).committed).toEqual([])
-    expect(step(raft, { t: 'persisted', ticket: stored.write?.ticket ?? 0 }, 0).committed).toEqual(behind)
-  })
-
-  it('Figure 13: a snapshot whose last entry the log holds takes nothing away', () => {
-    const raft = voter([1, 1, 1])
-    const snapshot = { index: 1, term: 1, config: founding([1, 2, 3]).config }
-    const ready = receive(raft, TWO, 1, { t: 'snapshot', snapshot })
-    expect(ready.committed.map(entry => entry.index)).toEqual([0, 1])
-    expect(termsIn(raft)).toEqual([1, 1, 1])
-  })
-
-  it('thesis 9.6: grants of an earlier pre-vote do not count in a later one', () => {
-    const raft = voter([], 1)
-    step(raft, { t: 'campaign' }, 0)
-    receive(raft, THREE, 2, { t: 'pre-vote-reply', granted: false })
-    expect(raft.term).toBe(2)
-    step(raft, { t: 'campaign' }, 0)
-    receive(raft, TWO, 2, { t: 'pre-vote-reply', granted: true })
-    expect(raft.role).toBe('pre-candidate')
-    expect(receive(raft, TWO, 3, { t: 'pre-vote-reply', granted: true }).status.role).toBe('candidate')
-  })
-
-  it('a follower that acked keeps what it acked through a crash', () => {
-    const stage = new Stage()
-    for (const id of [1, 2, 3]) stage.add(seat(id), emptyDisk(founding([1, 2, 3])))
-    stage.step(ONE, { t: 'campaign' })
-    stage.settle()
-    stage.step(ONE, { t: 'propose', data: [utf8('x')] })
-    stage.settle(message => message.to !== THREE && message.from !== THREE)
-    expect(stage.raft(ONE).commit).toBe(1)
-    stage.crash(ONE)
-    stage.crash(TWO)
-    stage.start(TWO)
-    expect(termsIn(stage.raft(TWO))).toEqual([1, 1])
   })
 })

@@ -72,7 +72,7 @@ export function emptyDisk(snapshot: SnapshotMark = founding([])): Disk {
 }
 
 /** Puts a write where a crash can't take it: the snapshot replaces all, entries replace what is there from their first index on. */
-export function store(disk: Disk, write: Write): void {
+function store(disk: Disk, write: Write): void {
   if (write.hardState !== null) disk.hardState = write.hardState
   if (write.snapshot !== null) {
     disk.snapshot = write.snapshot
