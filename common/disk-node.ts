@@ -56,7 +56,7 @@ async function makeFolder(path: string): Promise<void> {
   const top = dirname(resolve(first))
   for (let parent = dirname(resolve(path)); ; parent = dirname(parent)) {
     await syncDir(parent)
-    if (parent === top) return
+    if (parent === top || parent === dirname(parent)) return
   }
 }
 

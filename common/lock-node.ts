@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { constants, readFileSync } from 'node:fs'
-import { copyFile, link, readdir, readFile, realpath, rm, stat, writeFile } from 'node:fs/promises'
+import { copyFile, link, readdir, readFile, readlink, realpath, rm, stat, writeFile } from 'node:fs/promises'
 import { systemErrorCode, TributaryError } from './errors.ts'
 
 /**
@@ -8,7 +8,8 @@ import { systemErrorCode, TributaryError } from './errors.ts'
  * number holds the folder while the process that it names lives. A starter that finds the highest one dead (or given
  * back) makes the next number by link(2), which is exclusive and brings the content with it, and has
  * the folder if its number is the highest still. The highest file is never removed, so numbers never come again and a
- * starter that slept between looking and linking finds itself below somebody.
+ * starter that slept between looking and linking finds itself below somebody. A copy of a held folder carries the lock of
+ * its original, which is told by the folder it names.
  */
 
 /** Other starters may win so many numbers before this one gives up. */
@@ -27,6 +28,8 @@ interface Holder {
   pid: number
   /** Tells a process from a later one with its pid; '' where the system does not say. */
   startedAt: string
+  /** Device and inode of the folder it holds; '' in locks of before that was written. */
+  folder: string
 }
 
 /** Takes the lock, see Disk.lock; the result gives it back. */
@@ -63,10 +66,11 @@ async function takeLock(folder: string): Promise<string> {
       if (highest > 0) {
         const holder = await holderOf(`${folder}/lock-${highest}`)
         if (holder === 'changing') continue
-        if (holder !== 'free' && isAlive(holder)) throw inUse(folder, holder.pid)
+        if (holder !== 'free' && isAlive(holder) && !(await isOfAnother(holder, folder)))
+          throw inUse(folder, holder.pid)
       }
       const mine = highest + 1
-      if (!(await makeFrom(draft, `${folder}/lock-${mine}`))) continue
+      if (!(await makeFrom(draft, folder, mine))) continue
       if ((await highestNumber(folder)) === mine) {
         await removeBelow(folder, mine, draft)
         return `${folder}/lock-${mine}`
@@ -79,11 +83,11 @@ async function takeLock(folder: string): Promise<string> {
   throw inUse(folder, 0)
 }
 
-/** Makes `file` with our name in it at once; false where it is there already. */
-async function makeFrom(draft: string, file: string): Promise<boolean> {
-  await writeFile(draft, `${process.pid} ${startOf(process.pid)}\n`)
+/** Makes the lock of that number with our name in it at once; false where it is there already. */
+async function makeFrom(draft: string, folder: string, number: number): Promise<boolean> {
+  await writeFile(draft, `${process.pid} ${startOf(process.pid)} ${await identityOf(folder)}\n`)
   try {
-    await linkOrCopy(draft, file)
+    await linkOrCopy(draft, `${folder}/lock-${number}`)
     return true
   } catch (error) {
     const code = systemErrorCode(error)
@@ -131,9 +135,11 @@ async function holderOf(file: string): Promise<Holder | 'free' | 'changing'> {
   try {
     const text = await readFile(file, 'utf8')
     if (!text.endsWith('\n')) return 'changing'
-    const [pid, startedAt] = text.trim().split(' ')
+    const [pid, startedAt, folder] = text.trim().split(' ')
     const number = Number(pid)
-    return Number.isInteger(number) && number > 0 ? { pid: number, startedAt: startedAt ?? '' } : 'free'
+    return Number.isInteger(number) && number > 0
+      ? { pid: number, startedAt: startedAt ?? '', folder: folder ?? '' }
+      : 'free'
   } catch (error) {
     if (systemErrorCode(error) === 'ENOENT') return 'changing'
     throw error
@@ -161,6 +167,29 @@ function isAlive(holder: Holder): boolean {
   // An earlier process had our pid, as in a container that was started again: this one holds nothing yet.
   if (holder.pid === process.pid && (now === '' || holder.startedAt === '')) return false
   return now === '' || holder.startedAt === '' || now === holder.startedAt
+}
+
+async function identityOf(folder: string): Promise<string> {
+  const { dev, ino } = await stat(folder, { bigint: true })
+  return `${dev}:${ino}`
+}
+
+/**
+ * True where the holder has another folder, of which this one is a copy. Inodes alone don't tell: exFAT draws new ones for a
+ * folder that is there all the time. A holder that has no file open below this folder doesn't hold it.
+ */
+async function isOfAnother(holder: Holder, folder: string): Promise<boolean> {
+  if (holder.folder === '' || holder.folder === (await identityOf(folder))) return false
+  const files = `/proc/${holder.pid}/fd`
+  try {
+    const open = await Promise.all(
+      (await readdir(files)).map(fd => readlink(`${files}/${fd}`).catch(() => '')),
+    )
+    return !open.some(path => path.startsWith(`${folder}/`))
+  } catch {
+    // Another user's, or no Linux.
+    return false
+  }
 }
 
 function inUse(folder: string, pid: number): TributaryError {

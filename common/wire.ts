@@ -151,7 +151,10 @@ export interface LaneTip {
   committed: number
 }
 
-/** Hub: where the lane goes and how far it is; `tip` null where the hub holds nothing of (edge, topic id, lane). */
+/**
+ * Hub: where the lane goes and how far it is; `tip` null where the hub holds nothing of (edge, topic id, lane). All of the tip is
+ * committed, also where its run has no records yet: what that run follows is settled then.
+ */
 export interface OpenedFrame {
   t: 'opened'
   log: number

@@ -14,7 +14,7 @@ import { takeBackGap } from './gaps.ts'
 import type { Lane } from './lane.ts'
 import { MAX_LOCAL_BATCH_BYTES, newRunId, parsed } from './lane.ts'
 import type { Verdict } from './ledger.ts'
-import { adoptVerdict, recut } from './ledger.ts'
+import { adoptVerdict, forgetCommitted, recut } from './ledger.ts'
 import type { Store } from './store.ts'
 
 /** What the forwarder asks to be stored: sessions, new runs, losses, dead letters. */
@@ -46,8 +46,10 @@ export async function applyChange(store: Store, lane: Lane, change: LedgerChange
   const { ledger } = lane
   switch (change.kind) {
     case 'bind':
+      // Another topic than the one it wrote to: the hub went back to before that one was made.
+      if (ledger.topicId !== null && ledger.topicId !== change.topicId) forgetCommitted(ledger)
       ledger.topicId = change.topicId
-      return stored(store, [lane.laneEntry()])
+      return stored(store, [lane.laneEntry(), lane.ackedEntry()])
     case 'recut':
       recut(ledger, change.from, change.reason, () => newRunId(store.env.rng))
       if (change.topicId !== undefined) ledger.topicId = change.topicId

@@ -11,7 +11,7 @@ export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Pr
   const answer = await fetchStatus(http)
   if (json) return printJson(cli.stdout, answer)
   const status = await parseStatus(answer, http)
-  const lag = status.lagRecords === 0 ? 'no lag' : `${status.lagRecords} records behind`
+  const lag = status.lagRecords === 0 ? 'no lag' : `${counted(status.lagRecords, 'record')} behind`
   const since = status.oldestMs === null ? '' : `, the oldest of ${showTime(status.oldestMs)}`
   const { lastError } = status.uplink
   const why = status.connected || lastError === null ? '' : `  ${lastError}\n`
@@ -19,7 +19,7 @@ export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Pr
     `${status.id}  ${status.version}  up ${showDuration(status.uptimeMs)}\n` +
       `hub ${status.hub} ${status.connected ? 'connected' : 'NOT connected'}, ${lag}${since}\n` +
       `${why}disk ${showSize(status.disk.usedBytes)} of ${showSize(status.disk.budgetBytes)}, ` +
-      `${status.droppedRecords} records dropped, ${status.deadRecords} dead\n\n`,
+      `${counted(status.droppedRecords, 'record')} dropped, ${status.deadRecords} dead\n\n`,
   )
   const headings = ['topic', 'lane', 'start', 'end', 'sent', 'committed', 'lag', 'dropped', 'gaps']
   const rows = status.lanes.map(lane => [
@@ -36,6 +36,8 @@ export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Pr
   await printTable(cli.stdout, headings, rows)
   for (const alarm of status.alarms) cli.stdout.write(`alarm ${alarm.kind}: ${alarm.message}\n`)
 }
+
+const counted = (count: number, what: string): string => `${count} ${what}${count === 1 ? '' : 's'}`
 
 async function fetchStatus(http: string): Promise<unknown> {
   try {

@@ -106,10 +106,12 @@ async function runEdge(command: Command, cli: Cli): Promise<void> {
   const stop = cli.stopSignal()
   const { loadEdgeConfig } = await import('../common/config.ts')
   const config = await loadEdgeConfig(await settingsFrom(command, SETTINGS, cli))
-  const [env, log, { startEdge }] = await Promise.all([
+  const [env, log, { startEdge }, { keepHeapFlat }] = await Promise.all([
     cli.env(),
     cli.logger(config.logLevel),
     import('./agent.ts'),
+    import('./heap.ts'),
   ])
+  keepHeapFlat()
   await runDaemon(() => startEdge(config, env, log), stop, env.clock, log)
 }

@@ -43,11 +43,7 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
   lane.forcedBreak = 0
   const place = tip === null ? fromNothing(lane) : fromTip(lane, tip)
   if (place === 'fork') {
-    const run = findRun(ledger.runs, lane.run)
-    const from = run?.end ?? ledger.committed
-    const message = `the hub holds more of run ${lane.run} than this edge: lane ${lane.key} forks`
-    out.push({ t: 'alarm', alarm: { kind: 'fork', message, lane: lane.key } })
-    changeLane(lane, { kind: 'recut', from, reason: 'fork' }, 'resume', out)
+    forkLane(lane, out)
     return
   }
   lane.next = place
@@ -55,9 +51,22 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
     const message = `the hub lost what it had committed of ${lane.key} from offset ${place}: sending again what is kept`
     out.push({ t: 'alarm', alarm: { kind: 'hub-rollback', message, lane: lane.key } })
     out.push({ t: 'committed', lane: lane.key, offset: place })
-  } else if (tip !== null) noteTip(lane, tip, out)
+  } else if (tip !== null) noteTip(lane, tip, out, true)
   lane.phase = 'ready'
   state.active.add(lane)
+}
+
+/** The hub's tip is not of this edge's past: what it may lack goes out under new runs, for old ones may stand in its log. */
+function forkLane(lane: LaneState, out: Output[]): void {
+  const { runs, committed } = lane.ledger
+  const known = findRun(runs, lane.run)
+  const from = known?.end ?? committed
+  const isWiped = known === undefined && runAt(runs, from)?.reason === 'first' && from === 0
+  if (!isWiped) {
+    const message = `the hub holds more of run ${lane.run} than this edge: lane ${lane.key} forks`
+    out.push({ t: 'alarm', alarm: { kind: 'fork', message, lane: lane.key } })
+  }
+  changeLane(lane, { kind: 'recut', from, reason: isWiped ? 'wiped' : 'fork' }, 'resume', out)
 }
 
 /** The hub has nothing of this lane: from the first record it could be told of. */
@@ -76,10 +85,8 @@ function fromTip(lane: LaneState, tip: LaneTip): number | 'fork' {
   if (run === undefined) {
     const pending = runAt(runs, committed) ?? runFrom(runs, committed)
     if (pending === undefined) return committed
-    if (pending.prev === null && pending.start >= committed) return pending.start
-    const oldest = must(runs[0], 'there is a pending run')
-    lane.forcedBreak = oldest.run
-    return oldest.start
+    const isFresh = pending.prev === null && pending.reason !== 'first'
+    return isFresh && pending.start >= committed ? pending.start : 'fork'
   }
   const end = run.end ?? ledger.durableEnd
   const place = run.start + tip.next
@@ -89,12 +96,12 @@ function fromTip(lane: LaneState, tip: LaneTip): number | 'fork' {
   return run.end !== null && breaks ? end : 'fork'
 }
 
-/** Takes an ack or tip: what the hub committed need not be kept. */
-export function noteTip(lane: LaneState, tip: LaneTip, out: Output[]): number {
+/** Takes an ack, or the tip of an answer to open (`isSettled`): what the hub committed need not be kept. */
+export function noteTip(lane: LaneState, tip: LaneTip, out: Output[], isSettled = false): number {
   const { ledger } = lane
   const run = findRun(ledger.runs, tip.run)
-  // A run of which nothing is committed says nothing about the end of the one before it.
-  if (run === undefined || tip.committed === 0) return ledger.committed
+  // An ack of a run of which nothing is committed says nothing about the end of the one before it.
+  if (run === undefined || (tip.committed === 0 && !isSettled)) return ledger.committed
   const offset = Math.min(run.start + tip.committed, run.end ?? ledger.durableEnd)
   if (offset > ledger.committed) out.push({ t: 'committed', lane: lane.key, offset })
   return offset

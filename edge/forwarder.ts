@@ -148,14 +148,15 @@ function onWelcome(state: ForwarderState, welcome: WelcomeFrame, out: Output[]):
   const moved = session.clusterId !== null && session.clusterId !== clusterId
   // A directory without a session has nothing in it that could have been sent twice: it is new, or wiped.
   const forks = !moved && welcome.edge.verdict === 'fork' && session.session > 0
-  const verdict = moved ? 'moved' : forks ? 'fork' : 'ok'
+  const wentBack = !moved && welcome.edge.verdict === 'hub-rollback'
+  const verdict = moved ? 'moved' : forks ? 'fork' : wentBack ? 'hub-rollback' : 'ok'
   if (moved) {
     const message = `the hub belongs to another cluster (${clusterId}): every log starts again at its beginning`
     out.push({ t: 'alarm', alarm: { kind: 'moved', message } })
   } else if (forks) {
     const message = 'the hub knows a newer session: this directory is a copy or was rolled back; it forks'
     out.push({ t: 'alarm', alarm: { kind: 'fork', message } })
-  } else if (welcome.edge.verdict === 'hub-rollback') {
+  } else if (wentBack) {
     const message = 'the hub forgot sessions of this edge: its directory went back'
     out.push({ t: 'alarm', alarm: { kind: 'hub-rollback', message } })
   }
@@ -274,8 +275,13 @@ function onRefused(
   context: StepContext,
   out: Output[],
 ): void {
-  if (lane.phase !== 'opening' && lane.phase !== 'ready') return
+  if (lane.phase === 'closed') return
   const { sentRun } = lane
+  // What was in flight when its ledger began to change: without a new open the hub would take nothing more and say nothing.
+  if (lane.phase === 'changing') {
+    resetLane(state, lane, out)
+    return
+  }
   resetLane(state, lane, out)
   const alarm = (kind: 'refused' | 'dead-letter') => {
     const message = `the hub refused ${lane.key}: ${frame.code}: ${frame.message}`

@@ -51,7 +51,7 @@ export function newLedger(of: Pick<Ledger, 'topic' | 'lane' | 'lanes' | 'partiti
 }
 
 /** What a new session means for the lanes; `moved`: the hub belongs to another cluster than before. */
-export type Verdict = 'ok' | 'fork' | 'moved'
+export type Verdict = 'ok' | 'fork' | 'moved' | 'hub-rollback'
 
 /** The name of a lane in maps, state keys and logs; topic names have no slash. */
 export function laneKey(topic: string, lane: number): string {
@@ -98,9 +98,18 @@ export function declareLoss(ledger: Ledger, gap: LocalGap): void {
   if (from < to) ledger.gaps = addGap(ledger.gaps, { ...gap, from, to })
 }
 
+/**
+ * The hub went back: nothing it once committed is known to be there still, until its tip says so. Kept with the session, or
+ * a restart before the lane resumes would give back what only this edge has.
+ */
+export function forgetCommitted(ledger: Ledger): void {
+  ledger.committed = Math.min(ledger.committed, ledger.runs[0]?.start ?? ledger.committed)
+}
+
 /** What a session's verdict does to a lane, in the commit that stores the session number. */
 export function adoptVerdict(ledger: Ledger, verdict: Verdict, newId: () => number): void {
   if (verdict === 'fork') recut(ledger, ledger.committed, 'fork', newId)
+  if (verdict === 'hub-rollback') forgetCommitted(ledger)
   if (verdict === 'moved') {
     ledger.topicId = null
     recut(ledger, Math.min(ledger.committed, ledger.startOffset), 'moved', newId)

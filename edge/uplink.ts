@@ -177,7 +177,7 @@ class UplinkShell implements Uplink {
           { session: output.session, clusterId: output.clusterId },
           output.verdict,
         ).then(ok => {
-          if (ok) this.#up()
+          if (ok) this.#up(output.session)
           this.#input({ t: 'adopted', ok })
         })
         break
@@ -235,13 +235,10 @@ class UplinkShell implements Uplink {
     }
   }
 
-  #up(): void {
+  #up(session: number): void {
     this.#connectedSinceMs = Math.floor(this.#clock.nowMs())
     this.#lastError = null
-    this.#options.log.info(
-      { hub: this.#store.config.hub, session: this.#state.session.session },
-      'connected to the hub',
-    )
+    this.#options.log.info({ hub: this.#store.config.hub, session }, 'connected to the hub')
     this.#reportSoon()
   }
 
@@ -261,7 +258,7 @@ class UplinkShell implements Uplink {
     this.#lastError = reason
     this.#options.log.warn(
       { hub: this.#store.config.hub, reason },
-      'the hub is away: trying again, and taking on',
+      'the hub is away: what comes in is kept, trying again',
     )
   }
 

@@ -33,6 +33,11 @@ export interface Stored {
   runs: RunControl[]
 }
 
+export interface ReadRecord {
+  value: string
+  headers: Record<string, string>
+}
+
 export interface SpineStage {
   dir: string
   hub: Hub
@@ -49,6 +54,10 @@ export interface SpineStage {
   /** Waits until the hub has committed all, or what `until` asks for. */
   drained(until?: (status: EdgeStatus) => boolean): Promise<void>
   stored(topic?: string): Promise<Stored>
+  /** Records as a reader of the hub's REST gets them, over all partitions. */
+  read(topic: string): Promise<ReadRecord[]>
+  /** Kinds of alarms that `edges list` shows. */
+  hubAlarms(): Promise<string[]>
   copy(from: string, to: string): Promise<void>
   close(): Promise<void>
 }
@@ -139,6 +148,28 @@ export async function createSpineStage(env: Env = nodeEnv()): Promise<SpineStage
       }
     },
     stored: (topic = 'telemetry') => readTopic(stage.hub, env, topic),
+    read: async topic => {
+      const url = `http://127.0.0.1:${port}/v1/topics/${topic}`
+      const { partitions }: { partitions: unknown[] } = JSON.parse(await (await fetch(url)).text())
+      const records: ReadRecord[] = []
+      for (const partition of partitions.keys()) {
+        for (let offset = 0; ; ) {
+          const answer = await fetch(`${url}/records?partition=${partition}&offset=${offset}&limit=1000`)
+          const page: { records: ReadRecord[]; nextOffset: number; highWatermark: number } = JSON.parse(
+            await answer.text(),
+          )
+          records.push(...page.records)
+          offset = page.nextOffset
+          if (offset >= page.highWatermark) break
+        }
+      }
+      return records
+    },
+    hubAlarms: async () => {
+      const answer = await fetch(`http://127.0.0.1:${port}/v1/edges`)
+      const { edges }: { edges: { alarms: { kind: string }[] }[] } = JSON.parse(await answer.text())
+      return edges.flatMap(({ alarms }) => alarms.map(({ kind }) => kind))
+    },
     copy: async (from, to) => {
       await rm(join(dir, to), { recursive: true, force: true })
       await cp(join(dir, from), join(dir, to), { recursive: true })
@@ -196,4 +227,40 @@ export function expectAll(stage: SpineStage, stored: Stored): void {
   expect(stored.numbers, 'in order').toEqual([...stored.numbers].sort((left, right) => left - right))
   const missing = stage.acked.filter(number => !inLog.has(number) && !declared.has(number))
   expect(missing, 'acked, and neither stored nor declared lost').toEqual([])
+}
+
+/** Every gap in `topics` is told in `_gaps`, once, to whoever reads it; and nothing else is. */
+export async function expectTold(stage: SpineStage, ...topics: string[]): Promise<void> {
+  const declared: unknown[] = []
+  for (const topic of topics) {
+    for (const gap of (await stage.stored(topic)).gaps) {
+      const { edge, lane, run, from, to, reason, count } = gap
+      declared.push({ topic, edge, lane, run, from, to, reason, count })
+    }
+  }
+  const told = (await stage.read('_gaps')).map(({ value }) => {
+    const { topic, edge, lane, run, from, to, reason, count } = JSON.parse(value)
+    return { topic, edge, lane, run, from, to, reason, count }
+  })
+  const sorted = (gaps: unknown[]) => gaps.map(gap => JSON.stringify(gap)).toSorted()
+  expect(sorted(told)).toEqual(sorted(declared))
+}
+
+/** What is in `_dead`, each with where it was to go, why it did not, and its place. */
+export async function expectDead(
+  stage: SpineStage,
+  topic: string,
+  numbers: number[],
+  reason: RegExp,
+): Promise<void> {
+  const dead = await stage.read('_dead')
+  expect(dead.map(({ value }) => Number(value))).toEqual(numbers)
+  for (const { headers } of dead) {
+    expect(headers).toMatchObject({
+      edge: 'e1',
+      'dead.topic': topic,
+      'dead.reason': expect.stringMatching(reason),
+      'dead.sequence': expect.stringMatching(/^\d+$/),
+    })
+  }
 }

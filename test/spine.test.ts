@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { nodeEnv } from '../common/env-node.ts'
 import type { SpineStage } from './spine-stage.ts'
-import { createSpineStage, expectAll, movableClock } from './spine-stage.ts'
+import { createSpineStage, expectAll, expectDead, expectTold, movableClock } from './spine-stage.ts'
 
 /** Edge agent and hub together: what the issue's part 6.5 asks for, and that gaps say what is missing. */
 
@@ -70,6 +70,8 @@ test('a hub that went back behind what is kept gets a gap for the rest', async (
   const stored = await stage.stored()
   expectAll(stage, stored)
   expect(stored.gaps.map(gap => gap.reason)).toEqual(['hub-rollback'])
+  await expectTold(stage, 'telemetry')
+  expect(await stage.hubAlarms()).toContain('hub-rollback')
   expect((await stage.status()).alarms.map(alarm => alarm.kind)).toContain('hub-rollback')
 })
 
@@ -86,6 +88,24 @@ test('another cluster gets all that is kept, and the note that it moved', async 
   expectAll(stage, stored)
   expect(stored.numbers.length).toBe(150)
   expect(stored.runs[0]?.reason).toBe('moved')
+})
+
+test('another cluster gets what is kept; what was freed before is said to have moved', async () => {
+  await stage.startEdge({ topics: { '*': { keepAckedMs: 0 } }, storage: { segmentBytes: 64 * 1024 } })
+  await stage.publish(300, 1_000)
+  await stage.drained(status => status.connected && (status.lanes[0]?.startOffset ?? 0) > 100)
+  const atFirst = await stage.stored()
+  await stage.stopHub()
+  await stage.publish(50)
+  await stage.startHub('other')
+  await stage.drained()
+  const stored = await stage.stored()
+  const everywhere = new Set([...atFirst.numbers, ...stored.numbers])
+  expect(stage.acked.filter(number => !everywhere.has(number))).toEqual([])
+  expect(stored.numbers).toEqual(stage.acked.slice(stored.numbers[0]))
+  expect(stored.runs[0]?.reason).toBe('moved')
+  await expectTold(stage, 'telemetry')
+  expect((await stage.status()).alarms.map(alarm => alarm.kind)).toContain('moved')
 })
 
 test('a directory cloned while running forks: nothing is lost, and it is said', async () => {
@@ -105,8 +125,9 @@ test('a directory cloned while running forks: nothing is lost, and it is said', 
   expect(new Set(stored.numbers)).toEqual(new Set(stage.acked))
   expect(stored.numbers.length).toBe(150)
   expect(stored.runs.map(run => run.reason)).toContain('fork')
-  const [edge] = stage.hub.ports.fleet.list()
-  expect(edge?.alarms.map(alarm => alarm.kind)).toContain('fork')
+  expect(await stage.hubAlarms()).toContain('fork')
+  expect((await stage.status()).alarms.map(alarm => alarm.kind)).toContain('fork')
+  await expectTold(stage, 'telemetry')
   // The original comes back: it is the older one now.
   await stage.stopEdge()
   await stage.startEdge()
@@ -136,6 +157,8 @@ test('a directory rolled back with a backlog sends it under a new run', async ()
   // The backlog came twice, and the fork says so.
   expect(stored.numbers.length).toBe(160)
   expect(stored.gaps.map(gap => gap.reason)).toContain('fork')
+  await expectTold(stage, 'telemetry')
+  expect(await stage.hubAlarms()).toContain('fork')
 })
 
 test('a wiped directory shows as a gap of unknown count', async () => {
@@ -151,6 +174,7 @@ test('a wiped directory shows as a gap of unknown count', async () => {
   expect(stored.gaps.map(({ reason, count }) => ({ reason, count }))).toEqual([
     { reason: 'wiped', count: null },
   ])
+  await expectTold(stage, 'telemetry')
 })
 
 test('a topic deleted and made again while the edge is offline: dead letters, a gap, and on', async () => {
@@ -176,6 +200,9 @@ test('a topic deleted and made again while the edge is offline: dead letters, a 
   expect(gaps.map(({ reason, localFrom, localTo }) => ({ reason, localFrom, localTo }))).toEqual([
     { reason: 'refused', localFrom: 50, localTo: 100 },
   ])
+  await expectTold(stage, 'doomed')
+  await expectDead(stage, 'doomed', stage.acked.slice(50, 100), /topic_deleted/)
+  expect((await stage.status()).deadRecords).toBe(50)
 })
 
 test('a topic deleted for good: its records become dead letters, other topics go on', async () => {
@@ -210,6 +237,8 @@ test('a record too large for the topic becomes a dead letter, the ones around it
   expect(dead.numbers).toEqual([20, 41, 42])
   expect(stored.numbers.length).toBe(60)
   expect(stored.gaps.every(gap => gap.reason === 'refused')).toBe(true)
+  await expectTold(stage, 'telemetry')
+  await expectDead(stage, 'telemetry', [20, 41, 42], /record_too_large/)
 })
 
 test('lanes changed by config: the old lanes drain first, nothing is lost or repeated', async () => {

@@ -101,8 +101,8 @@ function inTermsOfFlags(error: unknown, topic: string): unknown {
   const { partition, offset, startOffset, highWatermark } = error.details
   return new TributaryError(
     'offset_out_of_range',
-    `${topic} partition ${partition} has no offset ${offset}: it begins at ${startOffset} and ends before ${highWatermark}. ` +
-      'Choose --from earliest, latest, or an offset between them',
+    `${topic} partition ${partition} has no offset ${offset}: its first is ${startOffset}, its next will be ${highWatermark}. ` +
+      'Choose --from earliest, latest, or one from the first to the next',
     { cause: error, details: error.details },
   )
 }

@@ -3,7 +3,7 @@ import type { SegmentIndex } from './indexes.ts'
 import type { Segment, SegmentedLog } from './segmented-log.ts'
 
 /** Memory for the indexes of closed segments, of all logs of a directory: those of about 8 GiB. */
-export const MAX_INDEX_BYTES = 32 * MIB
+const MAX_INDEX_BYTES = 32 * MIB
 
 /**
  * The indexes of closed segments that are in memory; beyond the limit those go that were longest not read, and are

@@ -4,8 +4,8 @@ import { BufferPool } from '../bytes.ts'
 import type { DiskFile } from '../env.ts'
 import { messageOf } from '../errors.ts'
 
-/** Read at once when a segment is scanned. */
-const SCAN_CHUNK_BYTES = 1024 * 1024
+/** Read at once when a segment is scanned: the event loop is free between two, which are a millisecond or so of small batches apart. */
+const SCAN_CHUNK_BYTES = 256 * 1024
 /** No batch may be larger than this, whatever its length field says. */
 export const MAX_SCANNED_BATCH_BYTES = 256 * 1024 * 1024
 const MAX_IDLE_SCAN_BYTES = 4 * 1024 * 1024

@@ -137,6 +137,7 @@ async function startWith(
   const second = await openDataDir(path, DIR_OPTIONS, { ...nodeEnv(), disk: unlocked })
   const afterKillMs = performance.now() - startMs
   await second.close()
+  await dir.close()
   return { records, cleanMs, afterKillMs, firstColdReadMs, coldMegabytesPerSecond }
 }
 

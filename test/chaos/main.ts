@@ -15,6 +15,7 @@ import { splitMqtt, webSocketSplitter } from './frames.ts'
 import { startProxy } from './proxy.ts'
 import type { Stage } from './round.ts'
 import { runRound } from './round.ts'
+import { checkFailingSync, checkFullFilesystem } from './sick-disk.ts'
 
 const { values } = parseArgs({
   options: { rounds: { type: 'string', default: '10' }, seed: { type: 'string' } },
@@ -104,9 +105,12 @@ async function main(): Promise<void> {
     `chaos: ${rounds} rounds, seed ${seed} (again: npm run chaos -- --rounds ${rounds} --seed ${seed})`,
   )
   const directory = await mkdtemp(join(tmpdir(), 'tributary-chaos-'))
-  const durability = await checkDurability(directory, script)
-  const problems = [...durability.problems]
-  if (problems.length === 0) console.log(durability.summary)
+  const problems: string[] = []
+  for (const check of [checkDurability, checkFailingSync, checkFullFilesystem]) {
+    const outcome = await check(directory, script)
+    if (outcome.problems.length === 0) console.log(outcome.summary)
+    problems.push(...outcome.problems)
+  }
   const stage = await createStage(directory)
   const rng = seededRng(seed + 1)
   for (let round = 1; round <= rounds; round++) {

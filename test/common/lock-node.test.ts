@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { cp, mkdtemp, open, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, it } from 'vitest'
 import { lockFolder } from '../../common/lock-node.ts'
 
@@ -17,6 +18,8 @@ async function newFolder(): Promise<string> {
   return folder
 }
 
+const CHILD = fileURLToPath(import.meta.resolve('./lock-child.ts'))
+
 /** A pid that nobody has. */
 const NOBODY = 4_194_000
 
@@ -25,6 +28,23 @@ async function lockFiles(folder: string): Promise<string[]> {
 }
 
 describe('the lock of a folder', () => {
+  it.runIf(process.platform === 'linux')(
+    'of a copy is not its original’s, unless who holds that has files open here',
+    async () => {
+      const original = await newFolder()
+      const copy = join(await newFolder(), 'copy')
+      const unlock = await lockFolder(original)
+      await cp(original, copy, { recursive: true })
+      const file = await open(join(copy, 'journal'), 'w')
+      await expect(lockFolder(copy)).rejects.toMatchObject({ code: 'directory_in_use' })
+      await file.close()
+      const unlockCopy = await lockFolder(copy)
+      await unlock()
+      await expect(lockFolder(copy)).rejects.toMatchObject({ code: 'directory_in_use' })
+      await unlockCopy()
+    },
+  )
+
   it('is held once, by whatever path, until it is given back', async () => {
     const folder = await newFolder()
     const other = join(await newFolder(), 'link')
@@ -76,12 +96,7 @@ describe('the lock of a folder', () => {
       const journal = join(await newFolder(), 'journal')
       await writeFile(join(folder, 'lock-1'), `${NOBODY} boot/1\n`)
       const children = Array.from({ length: 8 }, () => {
-        const child = spawn(process.execPath, [
-          join(import.meta.dirname, 'lock-child.ts'),
-          folder,
-          journal,
-          mode,
-        ])
+        const child = spawn(process.execPath, [CHILD, folder, journal, mode])
         let errors = ''
         child.stderr.on('data', text => {
           errors += String(text)

@@ -155,7 +155,7 @@ test('a hub that knows less is sent what is kept, and a gap for the rest', () =>
       dial session=7 clusterId=A
     > welcome A session 8 hub-rollback
       alarm hub-rollback
-      adopt session=8 clusterId=A verdict=ok
+      adopt session=8 clusterId=A verdict=hub-rollback
     > adopted ok=true
       send start session=8
       send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
@@ -187,6 +187,8 @@ test('a wiped edge, and a hub without anything of a lane that goes on', () => {
   opened(1, 'W', { run: FIRST_RUN_ID + 50, next: 90, committed: 90 })
   wiped.topicId = 'W'
   say({ t: 'changed', lane: 'wiped/0', ok: true })
+  wiped.runs = [{ run: FIRST_RUN_ID + 97, start: 0, end: null, prev: null, reason: 'wiped' }]
+  say({ t: 'changed', lane: 'wiped/0', ok: true })
   opened(2, 'K')
   expect(transcript()).toMatchInlineSnapshot(`
     "> lane wiped/0
@@ -201,8 +203,10 @@ test('a wiped edge, and a hub without anything of a lane that goes on', () => {
     > opened log=1 topicId=W tip={run: 4503599627370546, next: 90, committed: 90}
       change wiped/0 {kind: bind, topicId: W}
     > changed lane=wiped/0 ok=true
-      read wiped/0 [0, 3) of R96 as 1
-      send run log=1 run=R96 prev=null reason=wiped
+      change wiped/0 {kind: recut, from: 0, reason: wiped}
+    > changed lane=wiped/0 ok=true
+      read wiped/0 [0, 3) of 4503599627370593 as 1
+      send run log=1 run=4503599627370593 prev=null reason=wiped
     > opened log=2 topicId=K tip=null
       read known/0 [5, 9) of 4503599627370503 as 2
       send run log=2 run=4503599627370503 prev=null reason=wiped"
@@ -318,6 +322,40 @@ test('refusals: rewind, backoff, dead letter, deleted topic', () => {
       change t/0 {kind: recut, from: 4, reason: moved, topicId: null}
     > changed lane=t/0 ok=true
       send open log=1 topic=t topicId=null lane=0 lanes=1 partitionBy=edge"
+  `)
+})
+
+test('a refusal while the lane’s ledger changes opens it again: the hub takes nothing more before', () => {
+  const ledger = lane('t', 10, { topicId: 'T' })
+  const { say, welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
+  ready(1, 4)
+  say({ t: 'oversize', ticket: 2, offset: 4 })
+  const refused = { t: 'refused', log: 1, message: '', run: FIRST_RUN_ID, next: 0 } as const
+  say({ t: 'frame', frame: { ...refused, code: 'disk_full' } })
+  say({ t: 'changed', lane: 't/0', ok: true })
+  expect(transcript()).toMatchInlineSnapshot(`
+    "> lane t/0
+      dial session=7 clusterId=A
+    > welcome A session 8 ok
+      adopt session=8 clusterId=A verdict=ok
+    > adopted ok=true
+      send start session=8
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > opened log=1 topicId=T tip={run: R96, next: 0, committed: 0}
+      read t/0 [0, 10) of R96 as 1
+    > read ticket=1 to=4
+      read t/0 [4, 10) of R96 as 2
+    > prepared ticket=1 bytes=100
+      append ticket=1
+    > oversize ticket=2 offset=4
+      drop ticket=2
+      alarm dead-letter
+      change t/0 {kind: bury, from: 4, to: 5, why: record_too_large}
+    > refused log=1 message= run=R96 next=0 code=disk_full
+    > changed lane=t/0 ok=true
+      send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge"
   `)
 })
 

@@ -301,6 +301,17 @@ describe('budget', () => {
     expect(await append('again', { topic: 'strict', bytes: 1_000 })).toBeUndefined()
   })
 
+  test('a record of a new topic for which there is no room is refused, and the edge goes on', async () => {
+    const { append } = await open(new FakeDisk({ rng: seededRng(1) }), {
+      topics: { '*': { onFull: 'reject' } },
+      storage: { budgetBytes: 256 * KIB, segmentBytes: 64 * KIB },
+    })
+    let error: TributaryError | undefined
+    for (let at = 0; error === undefined; at++) error = await append(`a ${at}`, { bytes: 8 * KIB })
+    expect(error.code).toBe('disk_full')
+    expect((await append('b', { topic: 'other', bytes: 16 * KIB }))?.code).toBe('disk_full')
+  })
+
   test('what the hub has is kept for keepAckedMs, to within a twentieth and never less', async () => {
     const { store, append } = await open(newDisk())
     for (let index = 0; index < 10; index++) await append(String(index))

@@ -136,7 +136,7 @@ export interface RawEdge {
   refused(): Promise<Extract<UplinkHubFrame, { t: 'refused' }>>
 }
 
-export async function dialEdge(hub: Hub, token?: string): Promise<RawPeer<UplinkHubFrame>> {
+async function dialEdge(hub: Hub, token?: string): Promise<RawPeer<UplinkHubFrame>> {
   const options = { maxFrameBytes: MAX_FRAME_BYTES, connectTimeoutMs: 5_000 }
   const url = `ws://127.0.0.1:${hub.address.port}${UPLINK_PATH}`
   const link = await nodeEnv().net.dial(url, { ...options, ...(token === undefined ? {} : { token }) })

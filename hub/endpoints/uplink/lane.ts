@@ -183,7 +183,8 @@ export function createLane(host: LaneHost, handle: number): Lane {
     })
     const { topic, partition } = bound
     key = { edgeId, topicId: topic.topicId, partition, lane: laneNumber }
-    acked = logs.tip(key)
+    acked = await settledTip(key)
+    if (stopped) return null
     host.send({
       t: 'opened',
       log: handle,
@@ -195,6 +196,15 @@ export function createLane(host: LaneHost, handle: number): Lane {
       tip: acked,
     })
     return null
+  }
+
+  /**
+   * The tip once all of it is committed: an earlier connection may have left appends under way, of which this one would never
+   * be told. Announcing the tip's own run writes nothing and resolves then.
+   */
+  async function settledTip(of: LaneKey): Promise<LaneTip | null> {
+    const tip = logs.tip(of)
+    return tip === null ? null : logs.startRun(of, { run: tip.run, prev: null, reason: 'next' })
   }
 
   function currentTip(): LaneTip | null {

@@ -3,7 +3,7 @@ import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { runDaemon } from '../../../common/cli/daemon.ts'
 import { createLineCutter, MAX_LINE_BYTES } from '../../../common/cli/lines.ts'
-import { createOutput, printTable } from '../../../common/cli/output.ts'
+import { createOutput, printTable, showDuration, showSize } from '../../../common/cli/output.ts'
 import type { Timer } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
 
@@ -149,4 +149,10 @@ describe('a daemon', () => {
       await expect(runDaemon(start, new AbortController().signal, clockThat(true), log)).rejects.toBe(failure)
     }
   })
+})
+
+test('sizes and durations are rounded to what people read', () => {
+  expect([0, 639, 1536, 10 * 2 ** 30].map(showSize)).toEqual(['0 bytes', '639 bytes', '1.5 KiB', '10.0 GiB'])
+  const durations = [0, 999, 42_900, 61_000, 3_600_000, 90_061_000]
+  expect(durations.map(showDuration)).toEqual(['0s', '0s', '42s', '1m 1s', '1h', '1d 1h'])
 })

@@ -3,7 +3,8 @@ import { describe, expect, it } from 'vitest'
 import { eachBatch } from '../../../common/batch.ts'
 import { decodePlain } from '../../../common/batch-records.ts'
 import { utf8Text } from '../../../common/bytes.ts'
-import { isTributaryError, systemErrorCode } from '../../../common/errors.ts'
+import { isDiskFull, isTributaryError, systemErrorCode } from '../../../common/errors.ts'
+import type { LogOptions } from '../../../common/log/types.ts'
 import type { LaneTip } from '../../../common/wire.ts'
 import { readEdgeControl } from '../../../hub/replica/control.ts'
 import { decodeSnapshot, encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
@@ -15,13 +16,16 @@ import { runOf, testRun } from './batches.ts'
 import type { Opened } from './harness.ts'
 import { openOn } from './harness.ts'
 
+/** More with LOG_RUNS, for a long search. */
+const RUNS = Number(process.env.LOG_RUNS ?? 300)
+
 type Step =
   | { kind: 'append'; lane: number; count: number; back: number }
   | { kind: 'gap'; lane: number; count: number; back: number }
   | { kind: 'run'; lane: number; chained: boolean }
   | { kind: 'client'; client: number; count: number; repeat: boolean }
   | { kind: 'remove'; lane: number }
-  | { kind: 'wait' | 'snapshot' | 'crash' | 'kill' | 'reopen' | 'full' }
+  | { kind: 'wait' | 'snapshot' | 'retain' | 'crash' | 'kill' | 'reopen' | 'full' }
 
 const lane = fc.nat(2)
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -57,10 +61,12 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   {
     weight: 4,
     arbitrary: fc.record({
-      kind: fc.constantFrom<'wait' | 'snapshot' | 'crash' | 'kill' | 'reopen' | 'full'>(
+      kind: fc.constantFrom<'wait' | 'snapshot' | 'retain' | 'crash' | 'kill' | 'reopen' | 'full'>(
         'wait',
         'wait',
         'snapshot',
+        'retain',
+        'retain',
         'crash',
         'kill',
         'reopen',
@@ -121,10 +127,29 @@ class World {
   runs = 1
   waiting: Promise<unknown>[] = []
   clientNext = [0, 0, 0]
+  log: Partial<LogOptions>
 
-  constructor(opened: Opened, disk: FakeDisk) {
+  constructor(opened: Opened, disk: FakeDisk, log: Partial<LogOptions> = {}) {
     this.opened = opened
     this.disk = disk
+    this.log = log
+  }
+
+  /** Takes a step, whatever it is; nothing is awaited but restarts and full disks. */
+  async take(next: Step, check: () => Promise<void>): Promise<void> {
+    const { partition } = this.opened
+    if (next.kind === 'wait') await check()
+    else if (next.kind === 'snapshot')
+      this.start(
+        partition.snapshot(0).then(() => undefined),
+        -1,
+      )
+    else if (next.kind === 'retain') this.start(this.retain(), -1)
+    else if (next.kind === 'full') await this.fill()
+    else if (next.kind === 'crash' || next.kind === 'kill' || next.kind === 'reopen') {
+      await this.reopen(next.kind)
+      await check()
+    } else this.perform(next)
   }
 
   /** Awaits nothing: the next step comes while this one is in flight. */
@@ -135,8 +160,9 @@ class World {
           if (tip !== undefined) this.acked.push({ lane, tip })
         },
         error => {
-          // A snapshot under way when the machine goes down gets the disk's own error.
-          if (!isTributaryError(error) && systemErrorCode(error) !== 'EIO') throw error
+          // A snapshot under way when the machine goes down or the disk is full gets the disk's own error.
+          const isDisks = systemErrorCode(error) === 'EIO' || isDiskFull(error)
+          if (!isTributaryError(error) && !isDisks) throw error
         },
       ),
     )
@@ -197,7 +223,7 @@ class World {
       await this.opened.dataDir.close()
     } else this.disk = how === 'crash' ? this.disk.crash() : this.disk.kill()
     await this.settle()
-    this.opened = await openOn({ disk: this.disk })
+    this.opened = await openOn({ disk: this.disk, log: this.log })
   }
 
   async fill(): Promise<void> {
@@ -209,6 +235,38 @@ class World {
     }
     await this.settle()
     this.disk.setCapacity(Number.POSITIVE_INFINITY)
+  }
+
+  /** A snapshot, and retention once it is said to be durable. */
+  async retain(): Promise<undefined> {
+    const { partition, clock } = this.opened
+    await partition.snapshot(0)
+    await partition.maintain(clock.nowMs())
+  }
+
+  /** Several batches on each lane. */
+  async work(): Promise<void> {
+    for (let round = 0; round < 5; round++) {
+      for (const number of [0, 1, 2]) {
+        if (this.opened.partition.tip(idOf(number)) === null)
+          this.perform({ kind: 'run', lane: number, chained: false })
+        this.perform({ kind: 'append', lane: number, count: 5, back: 0 })
+      }
+      await new Promise(resolve => setImmediate(resolve))
+    }
+  }
+
+  /** What was acked is known, though the records may be gone. */
+  async checkTips(): Promise<void> {
+    await this.settle()
+    const newest = new Map<number, LaneTip>()
+    for (const { lane, tip } of this.acked) if (lane >= 0) newest.set(lane, tip)
+    for (const [number, ack] of newest) {
+      const live = this.opened.partition.tip(idOf(number))
+      expect(live).not.toBeNull()
+      if (live?.run === ack.run) expect(live.next).toBeGreaterThanOrEqual(ack.committed)
+    }
+    this.acked = []
   }
 
   /** What was acked is there, the log is without holes, and producers are what the log says. */
@@ -236,31 +294,51 @@ class World {
 }
 
 describe('producers', () => {
-  it('are what the log says, after whatever appends, gaps, runs, full disks and crashes', async () => {
-    await fc.assert(
-      fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(), async (steps, seed) => {
-        const disk = new FakeDisk({ rng: seededRng(seed) })
-        const world = new World(await openOn({ disk, seed }), disk)
-        for (const number of [0, 1, 2]) world.perform({ kind: 'run', lane: number, chained: false })
-        for (const next of steps) {
-          if (next.kind === 'wait') await world.check()
-          else if (next.kind === 'snapshot')
-            world.start(
-              world.opened.partition.snapshot(0).then(() => undefined),
-              -1,
-            )
-          else if (next.kind === 'full') await world.fill()
-          else if (next.kind === 'crash' || next.kind === 'kill' || next.kind === 'reopen') {
-            await world.reopen(next.kind)
-            await world.check()
-          } else world.perform(next)
-        }
-        await world.check()
-        await world.opened.dataDir.close()
-      }),
-      { numRuns: 300 },
-    )
-  })
+  it(
+    'are what the log says, after whatever appends, gaps, runs, full disks and crashes',
+    async () => {
+      await fc.assert(
+        fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(), async (steps, seed) => {
+          const disk = new FakeDisk({ rng: seededRng(seed) })
+          const world = new World(await openOn({ disk, seed }), disk)
+          for (const number of [0, 1, 2]) world.perform({ kind: 'run', lane: number, chained: false })
+          for (const next of steps) await world.take(next, () => world.check())
+          await world.check()
+          await world.opened.dataDir.close()
+        }),
+        { numRuns: RUNS },
+      )
+    },
+    60_000 + RUNS * 60,
+  )
+
+  it(
+    'outlive retention: no segment goes before a durable snapshot covers it',
+    async () => {
+      // A segment holds a few batches, and all but the last may go.
+      const log = { segmentBytes: 400, retentionBytes: 1 }
+      let deleted = 0
+      await fc.assert(
+        fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 60 }), fc.nat(), async (steps, seed) => {
+          const disk = new FakeDisk({ rng: seededRng(seed) })
+          const world = new World(await openOn({ disk, seed, log }), disk, log)
+          for (const number of [0, 1, 2]) world.perform({ kind: 'run', lane: number, chained: false })
+          for (const next of steps) {
+            if (next.kind === 'remove') continue
+            await world.take(next, () => world.checkTips())
+            if (next.kind === 'snapshot') await world.take({ kind: 'retain' }, () => world.checkTips())
+          }
+          await world.reopen('crash')
+          await world.checkTips()
+          if (world.opened.log.startOffset() > 0) deleted++
+          await world.opened.dataDir.close()
+        }),
+        { numRuns: Math.ceil(RUNS / 3) },
+      )
+      expect(deleted).toBeGreaterThan(RUNS / 60)
+    },
+    60_000 + RUNS * 60,
+  )
 
   it('come back from a snapshot at any offset and the batches behind it', async () => {
     await fc.assert(

@@ -1,0 +1,36 @@
+import { mkdtemp, rm, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
+import { expect, test } from 'vitest'
+import { nodeDisk } from '../../common/disk-node.ts'
+
+test('folders are made with their parents, by whatever path, and again for nothing', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tributary-disk-'))
+  const disk = nodeDisk()
+  try {
+    for (const path of [join(folder, 'a/b/c'), `${relative('.', folder)}/a/../d/e/`, join(folder, 'a/b')]) {
+      await disk.mkdir(path)
+      expect((await stat(path)).isDirectory()).toBe(true)
+    }
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+})
+
+test('a file opened to be updated must be there, one opened to be written is made', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tributary-disk-'))
+  const disk = nodeDisk()
+  try {
+    const path = join(folder, 'f')
+    await expect(disk.open(path, 'update')).rejects.toMatchObject({ code: 'ENOENT' })
+    await expect(disk.open(path, 'read')).rejects.toMatchObject({ code: 'ENOENT' })
+    await (await disk.open(path, 'write')).close()
+    const file = await disk.open(path, 'update')
+    await file.writev([new Uint8Array([1, 2]), new Uint8Array([3])], 4)
+    expect(await file.sizeBytes()).toBe(7)
+    await file.close()
+    expect([...(await disk.readFile(path))]).toEqual([0, 0, 0, 0, 1, 2, 3])
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+})

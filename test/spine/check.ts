@@ -1,0 +1,289 @@
+import { eachBatch } from '../../common/batch.ts'
+import { decodeRecords } from '../../common/batch-records.ts'
+import { utf8Text } from '../../common/bytes.ts'
+import { MIB } from '../../common/limits.ts'
+import type { Topic } from '../../hub/ports.ts'
+import type { GapControl, RunControl } from '../../hub/replica/control.ts'
+import { readEdgeControl } from '../../hub/replica/control.ts'
+import type { Book, KnownRun, Offered } from './book.ts'
+import type { Stage } from './stage.ts'
+
+/** Judges what a hub holds at the end by what was offered, acked and declared. */
+
+interface Found {
+  /** Copies, by id. */
+  stored: Map<string, number>
+  dead: Map<string, number>
+  /** Ids covered by gaps. */
+  missing: Set<string>
+  gaps: { topic: Topic; partition: number; offset: number; gap: GapControl }[]
+  starts: RunControl[]
+  notices: Set<string>
+}
+
+/** Throws what is wrong. */
+export async function checkAll(stage: Stage): Promise<void> {
+  await stage.stopHub()
+  await stage.startHub()
+  const found = await readHub(stage)
+  const { book } = stage
+  for (const record of book.offered.values()) if (record.acked) checkAcked(book, record, found)
+  checkCopies(book, found)
+  checkReasons(book, found)
+  checkNotices(book, found)
+  checkAlarms(stage)
+}
+
+// ---------------------------------------------------------------------------------------------- reading
+
+async function readHub(stage: Stage): Promise<Found> {
+  const found: Found = {
+    stored: new Map(),
+    dead: new Map(),
+    missing: new Set(),
+    gaps: [],
+    starts: [],
+    notices: new Set(),
+  }
+  const topics = stage.hub?.engine.ports.topics.list() ?? []
+  for (const topic of topics) {
+    for (let partition = 0; partition < topic.partitions; partition++) {
+      await new PartitionReader(stage, topic, partition, found).read()
+    }
+  }
+  return found
+}
+
+/** Reads one partition and checks that its lanes are chains without holes. */
+class PartitionReader {
+  readonly #stage: Stage
+  readonly #topic: Topic
+  readonly #partition: number
+  readonly #found: Found
+  /** Next sequence of each run, and the newest offset of each lane that has no reason to go back. */
+  readonly #next = new Map<number, number>()
+  readonly #newest = new Map<string, number>()
+
+  constructor(stage: Stage, topic: Topic, partition: number, found: Found) {
+    this.#stage = stage
+    this.#topic = topic
+    this.#partition = partition
+    this.#found = found
+  }
+
+  async read(): Promise<void> {
+    const stage = this.#stage
+    const ports = stage.hub?.engine.ports
+    if (ports === undefined) throw new Error('the hub must run to be read')
+    const { topicId } = this.#topic
+    const { highWatermark, startOffset } = ports.logs.bounds(topicId, this.#partition)
+    for (let offset = startOffset; offset < highWatermark; ) {
+      const read = ports.logs.read(topicId, this.#partition, offset, MIB)
+      const { batches, nextOffset } = await stage.during('a read ends', read)
+      for (const { at, header } of eachBatch(batches)) {
+        if (header.isControl) this.#control(batches, at, header.baseOffset)
+        else await this.#data(batches, at, header.producerId, header.baseSequence)
+      }
+      offset = nextOffset
+    }
+  }
+
+  #control(batches: Uint8Array, at: number, offset: number): void {
+    const control = readEdgeControl(batches, at)
+    if (control === null) return
+    if (control.type === 'run') {
+      this.#found.starts.push(control.run)
+      const { edge, lane } = control.run
+      if (control.run.prev === null) this.#newest.delete(`${edge}/${lane}`)
+      return
+    }
+    const { gap } = control
+    this.#found.gaps.push({ topic: this.#topic, partition: this.#partition, offset, gap })
+    if (gap.count === null) return
+    this.#continues(gap.run, gap.from, gap.to, `gap ${gap.reason}`)
+    const run = this.#runOf(gap.run)
+    if (run.start + gap.from !== gap.localFrom || gap.to - gap.from !== gap.localTo - gap.localFrom) {
+      throw this.#wrong(`a gap is misplaced: ${JSON.stringify({ gap, start: run.start })}`)
+    }
+    for (let local = gap.localFrom; local < gap.localTo; local++) {
+      const record = this.#stage.book.at(run.life, `${run.topic}/${run.lane}`, local)
+      if (record !== null) this.#found.missing.add(record.id)
+    }
+  }
+
+  #runOf(id: number): KnownRun {
+    const run = this.#stage.book.runs.get(id)
+    if (run === undefined) throw this.#wrong(`run ${id} is no edge's`)
+    if (run.topic !== this.#topic.name) throw this.#wrong(`run ${id} is of topic ${run.topic}`)
+    return run
+  }
+
+  #wrong(message: string): Error {
+    return new Error(`${this.#topic.name}/${this.#partition}: ${message}`)
+  }
+
+  #continues(run: number, from: number, to: number, what: string): void {
+    const next = this.#next.get(run) ?? 0
+    if (from !== next) throw this.#wrong(`${what} of run ${run} is at sequence ${from}, ${next} was next`)
+    this.#next.set(run, to)
+  }
+
+  async #data(batches: Uint8Array, at: number, runId: number, baseSequence: number): Promise<void> {
+    const records = await decodeRecords(batches, at, this.#stage.codec, MIB)
+    if (this.#topic.name === '_gaps') {
+      for (const { value } of records) this.#found.notices.add(noticeKey(JSON.parse(textOf(value))))
+      return
+    }
+    const run = this.#runOf(runId)
+    this.#continues(runId, baseSequence, baseSequence + records.length, 'data')
+    records.forEach(({ value, headers }, index) => {
+      if (this.#topic.name === '_dead') {
+        const topic = textOf(headers.find(({ key }) => key === 'dead.topic')?.value ?? null)
+        this.#dead(textOf(value).trimEnd(), topic)
+      } else this.#stored(run, textOf(value).trimEnd(), run.start + baseSequence + index)
+    })
+  }
+
+  #dead(id: string, topic: string): void {
+    const record = this.#stage.book.offered.get(id)
+    if (record?.topic !== topic) throw this.#wrong(`dead letter ${id} of ${topic} was never offered`)
+    this.#found.dead.set(id, (this.#found.dead.get(id) ?? 0) + 1)
+  }
+
+  #stored(run: KnownRun, id: string, offset: number): void {
+    const { book } = this.#stage
+    const record = book.offered.get(id)
+    if (record === undefined) throw this.#wrong(`"${id}" was never offered`)
+    const { edgeId, topic, lane } = record
+    if (edgeId !== run.edgeId || topic !== run.topic || lane !== run.lane) {
+      throw this.#wrong(
+        `${id} of ${edgeId} ${topic}/${lane} stands in a run of ${run.edgeId} ${run.topic}/${run.lane}`,
+      )
+    }
+    const expected = book.at(run.life, `${topic}/${lane}`, offset)
+    if (expected !== null && expected !== record) {
+      throw this.#wrong(
+        `${id} stands where ${expected.id} belongs, at offset ${offset} of ${run.edgeId} ${topic}/${lane}`,
+      )
+    }
+    const key = `${edgeId}/${lane}`
+    const newest = this.#newest.get(key) ?? -1
+    if (offset <= newest)
+      throw this.#wrong(`${id} at offset ${offset} of ${key} comes after offset ${newest}`)
+    this.#newest.set(key, offset)
+    this.#found.stored.set(id, (this.#found.stored.get(id) ?? 0) + 1)
+  }
+}
+
+function textOf(value: Uint8Array | null): string {
+  return utf8Text(value ?? new Uint8Array(0))
+}
+
+function noticeKey(of: {
+  topicId: string
+  partition: number
+  offset: number
+  run: number | null
+  from: number
+  to: number
+}): string {
+  return [of.topicId, of.partition, of.offset, of.run, of.from, of.to].join(' ')
+}
+
+// --------------------------------------------------------------------------------------------- judging
+
+function checkAcked(book: Book, record: Offered, { stored, dead, missing }: Found): void {
+  const { id, edgeId, topic, lane, offset, committedTo, committedEra } = record
+  if (stored.has(id) || dead.has(id) || missing.has(id)) return
+  // Went with the topic that held it.
+  if (committedTo !== null && book.deletedTopics.has(committedTo)) return
+  // The edge had given it back when it came to a hub that holds nothing of before, which is said as `moved`.
+  if (record.movedBelow && committedTo !== null && book.isExcused(edgeId, 'moved', 'deleted')) return
+  if (record.edgeGone && (committedTo === null || committedEra !== book.hubEra)) return
+  // One of two directories learns that the hub went back, the other only that it is the older one.
+  if (committedTo !== null && committedEra !== book.hubEra && book.isExcused(edgeId, 'fork')) return
+  const facts = JSON.stringify({ ...record, life: undefined, era: book.hubEra })
+  throw new Error(
+    `${id}, acked at offset ${offset} of ${edgeId} ${topic}/${lane}, is gone without a word: ${facts}`,
+  )
+}
+
+function checkCopies(book: Book, { stored, dead, missing }: Found): void {
+  for (const [id, copies] of stored) {
+    const edgeId = book.offered.get(id)?.edgeId ?? ''
+    const mayCopy =
+      book.isExcused(edgeId, 'fork', 'moved') ||
+      (book.isExcused('*', 'hub-rollback') && book.isExcused(edgeId, 'deleted', 'wiped'))
+    if (copies > 1 && !mayCopy) throw new Error(`${id} is stored ${copies} times, and nothing forked`)
+    const mayBoth = mayCopy || book.isExcused(edgeId, 'deleted', 'hub-rollback')
+    if ((dead.has(id) || missing.has(id)) && !mayBoth)
+      throw new Error(`${id} is stored, and declared missing`)
+  }
+  for (const [id, copies] of dead) {
+    const edgeId = book.offered.get(id)?.edgeId ?? ''
+    if (copies > 1 && !book.isExcused(edgeId, 'fork', 'moved', 'deleted', 'hub-rollback')) {
+      throw new Error(`${id} is ${copies} times a dead letter`)
+    }
+  }
+}
+
+/** No gap without a fault that leads to it. */
+function checkReasons(book: Book, { gaps, starts }: Found): void {
+  for (const { gap, topic } of gaps) {
+    const { edge, reason } = gap
+    const excused =
+      (reason === 'disk-full' && book.isExcused(edge, 'edge-full')) ||
+      (reason === 'refused' && book.isExcused(edge, 'large', 'deleted')) ||
+      (reason === 'hub-rollback' && book.isExcused(edge, 'hub-rollback', 'moved')) ||
+      (reason === 'wiped' && book.isExcused(edge, 'wiped', 'fork', 'hub-rollback', 'deleted', 'moved')) ||
+      (reason === 'fork' && book.isExcused(edge, 'fork', 'wiped')) ||
+      (reason === 'moved' && book.isExcused(edge, 'moved', 'deleted'))
+    if (!excused) throw new Error(`a gap without cause in ${topic.name}: ${JSON.stringify(gap)}`)
+  }
+  for (const start of starts) {
+    const isPlain = start.reason === 'next' || start.reason === 'first'
+    if (isPlain || book.isExcused(start.edge, 'fork', 'wiped', 'hub-rollback', 'moved', 'deleted')) continue
+    throw new Error(`a run without cause: ${JSON.stringify(start)}`)
+  }
+}
+
+/** `_gaps` tells of every gap. */
+function checkNotices(book: Book, { gaps, notices }: Found): void {
+  if (book.isExcused('*', 'hub-full')) return
+  for (const { topic, partition, offset, gap } of gaps) {
+    const key = noticeKey({
+      topicId: topic.topicId,
+      partition,
+      offset,
+      run: gap.run,
+      from: gap.from,
+      to: gap.to,
+    })
+    if (!notices.has(key)) throw new Error(`_gaps does not tell of ${JSON.stringify(gap)}`)
+  }
+}
+
+/** No alarm without a fault that leads to it. */
+function checkAlarms({ book, hub, directories }: Stage): void {
+  for (const { edgeId } of directories) {
+    const known = hub?.engine.ports.fleet.list().find(({ id }) => id === edgeId)
+    for (const { kind, message } of known?.alarms ?? []) {
+      const excused =
+        kind === 'hub-rollback'
+          ? book.isExcused(edgeId, 'hub-rollback', 'moved')
+          : book.isExcused(edgeId, 'fork', 'wiped', 'moved')
+      if (!excused) throw new Error(`the hub raised ${kind} without cause: ${message}`)
+    }
+    for (const [kind, message] of book.alarms(edgeId)) {
+      const isWrong =
+        kind === 'damage' ||
+        kind === 'protocol' ||
+        (kind === 'fork' && !book.isExcused(edgeId, 'fork', 'wiped')) ||
+        (kind === 'moved' && !book.isExcused(edgeId, 'moved')) ||
+        (kind === 'hub-rollback' && !book.isExcused(edgeId, 'hub-rollback', 'moved')) ||
+        (kind === 'dead-letter' && !book.isExcused(edgeId, 'large', 'deleted')) ||
+        (kind === 'dropped' && !book.isExcused(edgeId, 'edge-full'))
+      if (isWrong) throw new Error(`${edgeId} raised ${kind} without cause: ${message}`)
+    }
+  }
+}
