@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { utf8 } from '../../../common/bytes.ts'
 import { step } from '../../../hub/raft/node.ts'
 import type { Entry, Message } from '../../../hub/raft/types.ts'
-import { emptyDisk, founding, OPTIONS, Stage, seat } from './stage.ts'
+import { founding, OPTIONS, Stage, seat } from './stage.ts'
 import {
   append,
   entriesOf,
@@ -127,11 +127,28 @@ describe('beyond the figure', () => {
     expect(receive(raft, TWO, 3, { t: 'pre-vote-reply', granted: true }).status.role).toBe('candidate')
   })
 
+  it('paper section 7: a snapshot lost on its way is sent again', () => {
+    const stage = new Stage()
+    stage.found(3)
+    stage.step(ONE, { t: 'propose', data: [utf8('x')] })
+    stage.settle(message => message.to !== THREE)
+    stage.step(ONE, { t: 'snapshotted', index: 1, keepFrom: 2 })
+    const lost: string[] = []
+    for (let round = 0; round < 3; round++) {
+      stage.step(ONE, { t: 'tick' })
+      stage.settle(message => {
+        const passes = message.t !== 'snapshot' || lost.length > 0
+        if (!passes) lost.push(message.to)
+        return passes
+      })
+    }
+    expect(lost).toEqual([THREE])
+    expect(stage.raft(THREE).applied).toBe(1)
+  })
+
   it('a follower that acked keeps what it acked through a crash', () => {
     const stage = new Stage()
-    for (const id of [1, 2, 3]) stage.add(seat(id), emptyDisk(founding([1, 2, 3])))
-    stage.step(ONE, { t: 'campaign' })
-    stage.settle()
+    stage.found(3)
     stage.step(ONE, { t: 'propose', data: [utf8('x')] })
     stage.settle(message => message.to !== THREE && message.from !== THREE)
     expect(stage.raft(ONE).commit).toBe(1)
