@@ -34,7 +34,7 @@ export interface BatchBuilderOptions extends BatchProducer {
 }
 
 /** Idle buffers kept for builders and joins of this process. */
-export const MAX_IDLE_BATCH_BUFFER_BYTES = 16 * 1024 * 1024
+const MAX_IDLE_BATCH_BUFFER_BYTES = 16 * 1024 * 1024
 
 /** Buffers in which batches are built and joined. */
 export const batchBuffers = new BufferPool(MAX_IDLE_BATCH_BUFFER_BYTES)

@@ -5,7 +5,7 @@ import { formatAddress } from '../common/address.ts'
 import { utf8, utf8Text } from '../common/bytes.ts'
 import type { EdgeConfig } from '../common/config-edge.ts'
 import type { Env } from '../common/env.ts'
-import type { TributaryError } from '../common/errors.ts'
+import { TributaryError } from '../common/errors.ts'
 import { MIB } from '../common/limits.ts'
 import { openDataDir } from '../common/log/data-dir.ts'
 import type { DataDir } from '../common/log/types.ts'
@@ -49,6 +49,10 @@ export interface Edge {
 export async function startEdge(config: EdgeConfig, env: Env, log: Logger): Promise<Edge> {
   const { storage } = config
   const startedMs = env.clock.monotonicMs()
+  if (await env.disk.exists(`${config.data}/logs/__cluster_metadata`)) {
+    const message = `${config.data} is the data directory of a hub: give the edge one of its own with --data`
+    throw new TributaryError('config_invalid', message)
+  }
   const directory = await openDataDir(
     config.data,
     {

@@ -7,6 +7,7 @@ import type { SettingFlag } from '../common/cli/settings.ts'
 import { settingsFrom, withSettings } from '../common/cli/settings.ts'
 import { nearest } from '../common/suggest.ts'
 import { printEdgeStatus } from './commands-status.ts'
+import { growUnderLoad, startSmall } from './heap.ts'
 
 const SETTINGS: readonly SettingFlag[] = [
   {
@@ -103,15 +104,15 @@ function refuseArguments(command: Command): void {
 }
 
 async function runEdge(command: Command, cli: Cli): Promise<void> {
+  startSmall()
   const stop = cli.stopSignal()
   const { loadEdgeConfig } = await import('../common/config.ts')
   const config = await loadEdgeConfig(await settingsFrom(command, SETTINGS, cli))
-  const [env, log, { startEdge }, { keepHeapFlat }] = await Promise.all([
+  const [env, log, { startEdge }] = await Promise.all([
     cli.env(),
     cli.logger(config.logLevel),
     import('./agent.ts'),
-    import('./heap.ts'),
   ])
-  keepHeapFlat()
+  growUnderLoad()
   await runDaemon(() => startEdge(config, env, log), stop, env.clock, log)
 }

@@ -1,5 +1,5 @@
 import type { GapFrame, OpenedFrame, RunFrame } from '../common/wire.ts'
-import type { ForwarderOptions, Output, SessionState } from './forward-types.ts'
+import type { ForwarderOptions, Output, SessionState, StepContext } from './forward-types.ts'
 import type { Ledger, Verdict } from './ledger.ts'
 
 /** The forwarder's state; forwarder.ts says what it means, forward-lane.ts moves one lane. */
@@ -14,7 +14,13 @@ export const MAX_INFLIGHT_FRAMES = 1_024
 export const MAX_OPENING = 64
 
 /** After so many refusals without progress a lane waits as if the hub had asked it to. */
-export const MAX_QUICK_RETRIES = 3
+const MAX_QUICK_RETRIES = 3
+
+/**
+ * A lane whose oldest frame in flight got no ack for so long is opened again, for a hub that is slow answers the open when
+ * it has caught up, and one that waits for something else is asked where to go on. Above any throttle and commit.
+ */
+export const STALL_MS = 90_000
 
 /** Something planned for a lane, to be sent in this order. */
 export type Item =
@@ -43,6 +49,8 @@ export interface LaneState {
   /** Sent and not committed, by end offset. */
   inflight: { to: number; bytes: number }[]
   inflightBytes: number
+  /** When the first of them was sent, or the last was acked. */
+  progressAtMs: number
   /** The run planned last, and the one the hub was last told of: the tip's or the last announced; 0 for none. */
   run: number
   sentRun: number
@@ -68,6 +76,8 @@ export interface Connection {
   throttledUntilMs: number
   opening: number
   inflightBytes: number
+  /** When to look for stalled lanes next. */
+  lookAtMs: number
 }
 
 export interface ForwarderState {
@@ -96,6 +106,7 @@ export function newConnection(dialAtMs: number): Connection {
     throttledUntilMs: 0,
     opening: 0,
     inflightBytes: 0,
+    lookAtMs: 0,
   }
 }
 
@@ -112,6 +123,7 @@ export function newLane(key: string, log: number, ledger: Ledger): LaneState {
     reading: null,
     inflight: [],
     inflightBytes: 0,
+    progressAtMs: 0,
     run: 0,
     sentRun: 0,
     forcedBreak: 0,
@@ -151,4 +163,33 @@ export function dropQueue(state: ForwarderState, lane: LaneState, out: Output[])
 export function backoffMs(options: ForwarderOptions, attempts: number, random: number): number {
   const full = Math.min(options.backoffMaxMs, options.backoffMinMs * 2 ** Math.min(attempts, 30))
   return Math.max(options.backoffMinMs, full / 2 + (random * full) / 2)
+}
+
+/** An edge hears nothing on a lane that is blocked at the hub; by asking again neither can wait for the other for ever. */
+export function reopenStalled(state: ForwarderState, context: StepContext, out: Output[]): void {
+  const { connection } = state
+  if (context.nowMs < connection.lookAtMs) return
+  connection.lookAtMs = context.nowMs + STALL_MS / 4
+  for (const lane of state.lanes.values()) {
+    if (lane.phase !== 'ready' || lane.inflight.length === 0) continue
+    if (context.nowMs < lane.progressAtMs + STALL_MS) continue
+    const message = `no ack came for ${lane.key} for long: it is opened again`
+    out.push({ t: 'alarm', alarm: { kind: 'stalled', message, lane: lane.key } })
+    resetLane(state, lane, out)
+    retryLane(state, lane, true, context)
+  }
+}
+
+/** Opens the lane again: at once for the first few times where that is `quick` to help, else later and later. */
+export function retryLane(
+  state: ForwarderState,
+  lane: LaneState,
+  quick: boolean,
+  context: StepContext,
+): void {
+  const attempt = quick ? lane.failures - MAX_QUICK_RETRIES : lane.failures
+  const delayMs = attempt < 0 ? 0 : backoffMs(state.options, attempt, context.random)
+  lane.failures++
+  lane.retryAtMs = context.nowMs + delayMs
+  state.toOpen.add(lane)
 }

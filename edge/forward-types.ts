@@ -73,7 +73,7 @@ export type Input =
 
 /** What an operator must see; `lane` where it is about one. */
 export interface ForwarderAlarm {
-  kind: 'fenced' | 'fork' | 'moved' | 'hub-rollback' | 'refused' | 'dead-letter' | 'protocol'
+  kind: 'fenced' | 'fork' | 'moved' | 'hub-rollback' | 'refused' | 'dead-letter' | 'stalled' | 'protocol'
   message: string
   lane?: string
 }

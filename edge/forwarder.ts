@@ -16,11 +16,12 @@ import {
   backoffMs,
   MAX_INFLIGHT_FRAMES,
   MAX_OPENING,
-  MAX_QUICK_RETRIES,
   MAX_READ_AHEAD,
   newConnection,
   newLane,
+  reopenStalled,
   resetLane,
+  retryLane,
 } from './forward-state.ts'
 import type { ForwarderOptions, Input, Output, SessionState, StepContext } from './forward-types.ts'
 import type { Ledger } from './ledger.ts'
@@ -72,7 +73,9 @@ export function step(state: ForwarderState, input: Input, context: StepContext):
     connection.phase = 'dialing'
     out.push({ t: 'dial', ...state.session })
   }
-  if (connection.phase === 'up') pump(state, context, out)
+  if (connection.phase !== 'up') return out
+  reopenStalled(state, context, out)
+  pump(state, context, out)
   return out
 }
 
@@ -84,7 +87,7 @@ export function wakeAtMs(state: ForwarderState, nowMs: number): number {
   const isThrottled = connection.throttledUntilMs > nowMs && state.tickets.size > 0
   let at = isThrottled ? connection.throttledUntilMs : Number.POSITIVE_INFINITY
   if (connection.opening < MAX_OPENING) for (const lane of toOpen) at = Math.min(at, lane.retryAtMs)
-  return at
+  return connection.inflightBytes === 0 ? at : Math.min(at, connection.lookAtMs)
 }
 
 function apply(state: ForwarderState, input: Input, context: StepContext, out: Output[]): void {
@@ -241,7 +244,7 @@ function onFrame(
     const message = `the hub answered for handle ${frame.log}, which was never opened`
     out.push({ t: 'alarm', alarm: { kind: 'protocol', message } })
   } else if (frame.t === 'opened') onOpened(state, lane, frame, out)
-  else if (frame.t === 'ack') onAck(state, lane, frame, out)
+  else if (frame.t === 'ack') onAck(state, lane, frame, context, out)
   else onRefused(state, lane, frame, context, out)
 }
 
@@ -252,7 +255,13 @@ function onOpened(state: ForwarderState, lane: LaneState, frame: OpenedFrame, ou
   bindLane(state, lane, out)
 }
 
-function onAck(state: ForwarderState, lane: LaneState, frame: AckFrame, out: Output[]): void {
+function onAck(
+  state: ForwarderState,
+  lane: LaneState,
+  frame: AckFrame,
+  context: StepContext,
+  out: Output[],
+): void {
   const committed = noteTip(lane, frame, out)
   let done = 0
   while ((lane.inflight[done]?.to ?? Number.POSITIVE_INFINITY) <= committed) {
@@ -263,6 +272,7 @@ function onAck(state: ForwarderState, lane: LaneState, frame: AckFrame, out: Out
   }
   if (done === 0) return
   lane.inflight.splice(0, done)
+  lane.progressAtMs = context.nowMs
   lane.failures = 0
   state.connection.progressed = true
   if (hasWork(lane)) state.active.add(lane)
@@ -313,15 +323,6 @@ function onRefused(
   }
   if (frame.code !== 'out_of_order_sequence') alarm('refused')
   retryLane(state, lane, frame.code === 'out_of_order_sequence', context)
-}
-
-/** Opens the lane again: at once for the first few times where that is `quick` to help, else later and later. */
-function retryLane(state: ForwarderState, lane: LaneState, quick: boolean, context: StepContext): void {
-  const attempt = quick ? lane.failures - MAX_QUICK_RETRIES : lane.failures
-  const delayMs = attempt < 0 ? 0 : backoffMs(state.options, attempt, context.random)
-  lane.failures++
-  lane.retryAtMs = context.nowMs + delayMs
-  state.toOpen.add(lane)
 }
 
 function onChanged(
@@ -483,6 +484,7 @@ function sendHead(
     out.push({ t: 'append', ticket: item.ticket })
   } else out.push({ t: 'send', frame: item.frame })
   const bytes = itemBytes(item)
+  if (lane.inflight.length === 0) lane.progressAtMs = context.nowMs
   lane.inflight.push({ to: item.to, bytes })
   lane.inflightBytes += bytes
   connection.inflightBytes += bytes

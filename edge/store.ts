@@ -22,8 +22,8 @@ import { turnClock } from './turn-clock.ts'
  * the hub has them. uplink.ts reads from it, changes.ts changes it for the forwarder, space.ts gives space back.
  */
 
-/** A commit takes at most about this much at once; more waits for the next. */
-const GROUP_BYTES = 256 * KIB
+/** A group, and so a batch, takes at most about this much; full, it ends the wait for company, and the next gathers meanwhile. */
+const GROUP_BYTES = 64 * KIB
 
 /** Appends handed to the logs and not durable; more wait here. */
 const MAX_UNCOMMITTED_BYTES = 8 * MIB

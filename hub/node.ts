@@ -45,6 +45,10 @@ export interface Engine {
  */
 export async function startHub(config: HubConfig, env: Env, log: Logger): Promise<Hub> {
   refuseOpenListener({ ...config, address: listenAddress(config) })
+  if (await env.disk.exists(`${config.data}/logs/edge`)) {
+    const message = `${config.data} is the data directory of an edge: give the hub one of its own with --data`
+    throw new TributaryError('config_invalid', message)
+  }
   const engine = await openClusterEngine(config, env, log)
   try {
     return await serveEngine(engine, config, env, log)

@@ -189,7 +189,8 @@ describe('produce and consume', () => {
     const producer = startCli(client('produce', 'stuck'))
     const closed = once(producer, 'close')
     producer.stdin?.write('first\n')
-    await expect.poll(async () => (await sdk.topics.describe('stuck')).partitions[0]?.endOffset).toBe(1)
+    const endOffset = async () => (await sdk.topics.describe('stuck')).partitions[0]?.endOffset
+    await expect.poll(endOffset, { timeout: 20_000 }).toBe(1)
     hubProcess.kill('SIGSTOP')
     try {
       producer.stdin?.write('second\n')

@@ -67,8 +67,11 @@ async function produceLines(
 ): Promise<number> {
   const { clock } = await cli.env()
   const toRecord = recordMaker(flags)
-  // By REST, which fails at once where the hub or the topic is not there; writing then outlasts restarts of the hub.
-  await client.topics.describe(topic)
+  // By REST, which fails at once where the hub is not there; writing then outlasts its restarts. An unknown topic is the hub's
+  // to make or to refuse (autoCreateTopics) when the first record comes.
+  await client.topics.describe(topic).catch((error: unknown) => {
+    if (!isTributaryError(error, 'unknown_topic')) throw error
+  })
   const producer = client.producer(topic, { acks: flags.acks === '0' ? 0 : flags.acks === '1' ? 1 : 'all' })
   const window = createSendWindow()
   const cutter = createLineCutter()

@@ -29,7 +29,7 @@ import { eachAtMost } from './work.ts'
 /** One commit gathers up to this much, so that a long queue is acked in steps; one turn may be larger. */
 const MAX_COMMIT_BYTES = 8 * 1024 * 1024
 /** A commit of so much waits no longer for company: more of it would save no writes to the disk worth the wait. */
-const WORTH_COMMITTING_BYTES = 128 * 1024
+const WORTH_COMMITTING_BYTES = 64 * 1024
 /** Appends waiting for their commit; beyond it `append` rejects with `throttled`. */
 const MAX_PENDING_BYTES = 128 * 1024 * 1024
 /** Segment writes under way at once: the thread pool has other users. */

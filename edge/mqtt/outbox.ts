@@ -9,6 +9,8 @@ const MAX_IDLE_PAGES = 64
 /** What is larger is passed on as it is instead of copied. */
 const MAX_COPIED_BYTES = 2 * 1024
 const ACK_BYTES = 4
+/** Kept by each connection for the ack or two that a turn mostly brings: a page each would be megabytes a commit with many connections. */
+const SMALL_PAGE_BYTES = 64
 
 const idlePages: Buffer[] = []
 
@@ -19,6 +21,7 @@ export class Outbox {
   #page: Buffer | null = null
   #pageStart = 0
   #pageEnd = 0
+  #small: Buffer | null = null
   #pendingBytes = 0
 
   constructor(socket: Socket) {
@@ -61,9 +64,26 @@ export class Outbox {
 
   /** The open page, with room for so many bytes at `#pageEnd`. */
   #pageFor(sizeBytes: number): Buffer {
-    if (this.#page !== null && this.#pageEnd + sizeBytes <= PAGE_BYTES) return this.#page
-    this.#closeRun()
+    const open = this.#page
+    if (open !== null && this.#pageEnd + sizeBytes <= open.length) return open
+    if (open === null && sizeBytes <= SMALL_PAGE_BYTES) {
+      this.#small ??= Buffer.allocUnsafe(SMALL_PAGE_BYTES)
+      return this.#openPage(this.#small)
+    }
     const page = idlePages.pop() ?? Buffer.allocUnsafeSlow(PAGE_BYTES)
+    if (open !== null && open === this.#small) {
+      // Moves on to a page, so that the turn's output stays in one piece.
+      open.copy(page, 0, this.#pageStart, this.#pageEnd)
+      this.#pageEnd -= this.#pageStart
+      this.#pageStart = 0
+      this.#page = page
+      return page
+    }
+    this.#closeRun()
+    return this.#openPage(page)
+  }
+
+  #openPage(page: Buffer): Buffer {
     this.#page = page
     this.#pageStart = 0
     this.#pageEnd = 0
@@ -89,8 +109,9 @@ export class Outbox {
       socket.uncork()
     }
     // Nothing left with the socket means the kernel has its copy, so the page is ours again.
-    if (page !== null && socket.writableLength === 0 && idlePages.length < MAX_IDLE_PAGES)
-      idlePages.push(page)
+    const isOurs = socket.writableLength === 0
+    if (!isOurs) this.#small = null
+    else if (page !== null && page !== this.#small && idlePages.length < MAX_IDLE_PAGES) idlePages.push(page)
   }
 
   #closeRun(): void {

@@ -115,6 +115,22 @@ function topicOf(bytes: Buffer, start: number, end: number, memory: TopicMemory)
   if (known.length > 0 && known.length === end - start && known.compare(bytes, start, end) === 0) {
     return memory.topic
   }
+  const topic = checkedTopic(bytes, start, end)
+  if (memory.bytes.length !== end - start) memory.bytes = Buffer.from(bytes.subarray(start, end))
+  else bytes.copy(memory.bytes, 0, start, end)
+  memory.topic = topic
+  return topic
+}
+
+/** Topics seen and found good, by their bytes as Latin-1, for connections that publish to many by turns. */
+const goodTopics = new Map<string, string>()
+const MAX_GOOD_TOPICS = 4_096
+const MAX_GOOD_TOPIC_BYTES = 256
+
+function checkedTopic(bytes: Buffer, start: number, end: number): string {
+  const raw = bytes.toString('latin1', start, end)
+  const known = goodTopics.get(raw)
+  if (known !== undefined) return known
   const topic = decodeText(bytes.subarray(start, end), 'the topic of PUBLISH')
   if (!isTopicName(topic)) {
     throw new ProtocolViolation(
@@ -123,8 +139,9 @@ function topicOf(bytes: Buffer, start: number, end: number, memory: TopicMemory)
   }
   if (isReserved(topic))
     throw new ProtocolViolation("PUBLISH to a topic below $SYS, which are the broker's own")
-  memory.bytes = Buffer.from(bytes.subarray(start, end))
-  memory.topic = topic
+  if (end - start > MAX_GOOD_TOPIC_BYTES) return topic
+  if (goodTopics.size >= MAX_GOOD_TOPICS) goodTopics.clear()
+  goodTopics.set(raw, topic)
   return topic
 }
 

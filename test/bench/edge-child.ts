@@ -5,7 +5,7 @@ import { defaultEdgeConfig } from '../../common/config-edge.ts'
 import type { Disk } from '../../common/env.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import { startEdge } from '../../edge/agent.ts'
-import { keepHeapFlat } from '../../edge/heap.ts'
+import { growUnderLoad, startSmall } from '../../edge/heap.ts'
 
 export interface EdgeChildOptions {
   data: string
@@ -39,7 +39,8 @@ function slowed(disk: Disk, delayMs: number): Disk {
 }
 
 const options: EdgeChildOptions = JSON.parse(process.argv[2] ?? '{}')
-keepHeapFlat()
+startSmall()
+growUnderLoad()
 const env = nodeEnv()
 const base = defaultEdgeConfig({})
 const edge = await startEdge(

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import mqtt from 'mqtt'
 import type { BenchContext } from './measure.ts'
-import { markdownTable, median, round } from './measure.ts'
+import { cpuMs, markdownTable, median, round } from './measure.ts'
 import { createBenchStage } from './stage.ts'
 
 const RATE = 1_000
@@ -72,8 +72,11 @@ export async function benchFanOut(context: BenchContext): Promise<void> {
   const rows: string[][] = []
   for (const subscribers of SUBSCRIBERS) {
     const rates: number[] = []
+    const cpu: number[] = []
+    const megabytes = (subscribers * FAN_OUT_RECORDS * FAN_OUT_BYTES) / 1e6
     for (let run = 0; run < context.runs; run++) {
       const startedMs = performance.now()
+      const cpuBeforeMs = await cpuMs(stage.hub.pid() ?? 0)
       await Promise.all(
         Array.from({ length: subscribers }, async () => {
           let count = 0
@@ -82,12 +85,13 @@ export async function benchFanOut(context: BenchContext): Promise<void> {
             throw new Error(`a subscriber got ${count} of ${FAN_OUT_RECORDS} records`)
         }),
       )
-      rates.push((subscribers * FAN_OUT_RECORDS * FAN_OUT_BYTES) / 1e3 / (performance.now() - startedMs))
+      rates.push((megabytes * 1_000) / (performance.now() - startedMs))
+      cpu.push(((await cpuMs(stage.hub.pid() ?? 0)) - cpuBeforeMs) / megabytes)
     }
-    rows.push([String(subscribers), `${round(median(rates))} MB/s`])
+    rows.push([String(subscribers), `${round(median(rates))} MB/s`, `${round(median(cpu), 2)} ms/MB`])
   }
   await stage.stop()
   context.write(
-    `${markdownTable([`subscribers (all in one client process), median of ${context.runs}`, 'together'], rows)}\n`,
+    `${markdownTable([`subscribers (all in one client process), median of ${context.runs}`, 'together', 'CPU of the hub'], rows)}\n`,
   )
 }

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { EdgeChildOptions } from './edge-child.ts'
 import type { BenchContext } from './measure.ts'
-import { cpuMs, markdownTable, median, round, runScript, thousands } from './measure.ts'
+import { markdownTable, median, round, runScript, thousands } from './measure.ts'
 import type { LoadOptions, LoadResult } from './mqtt-load.ts'
 import type { Server } from './peers.ts'
 import { startMosquitto, startNats } from './peers.ts'
@@ -61,18 +61,14 @@ const ours = (commitMs: number, syncDelayMs: number): Subject => ({
 })
 const PEERS: Subject[] = [
   { name: 'mosquitto, no persistence', start: startMosquitto },
-  { name: 'nats-server, file', start: startNats },
+  { name: 'nats-server, file, acks unsynced', start: startNats },
 ]
 
-interface Measured extends LoadResult {
-  /** CPU time of the server, the kernel's for it included: what of a comparison other load on the machine does not move. */
-  cpuMicrosPerMessage: number
-}
-
-async function measureOnce(server: Server, load: Load): Promise<Measured> {
+async function measureOnce(server: Server, load: Load): Promise<LoadResult> {
   const window = load.window === 1 ? 1 : Math.max(1, Math.floor(PIPELINED_TOTAL / load.connections))
   const options: LoadOptions = {
     port: server.port,
+    pid: server.pid,
     connections: load.connections,
     window,
     topics: load.topics,
@@ -80,11 +76,9 @@ async function measureOnce(server: Server, load: Load): Promise<Measured> {
     warmupMs: WARMUP_MS,
     measureMs: MEASURE_MS,
   }
-  const cpuBeforeMs = await cpuMs(server.pid)
   const result = await runScript('mqtt-load.ts', options, 60_000)
   if (!isLoadResult(result)) throw new Error('mqtt-load.ts printed no result')
-  const usedMs = (await cpuMs(server.pid)) - cpuBeforeMs
-  return { ...result, cpuMicrosPerMessage: (usedMs * 1_000) / result.messages }
+  return result
 }
 
 function isLoadResult(value: unknown): value is LoadResult {
@@ -98,7 +92,7 @@ async function compare(
   subjects: Subject[],
   loads: Load[],
 ): Promise<void> {
-  const cells = new Map<string, Measured[]>()
+  const cells = new Map<string, LoadResult[]>()
   const names = new Set<string>()
   for (let run = 0; run < context.runs; run++) {
     for (const subject of subjects) {
@@ -124,7 +118,7 @@ async function compare(
     name,
     ...loads.map((_, index) => {
       const results = cells.get(`${name}/${index}`) ?? []
-      const of = (pick: (one: Measured) => number): number => median(results.map(pick))
+      const of = (pick: (one: LoadResult) => number): number => median(results.map(pick))
       return `${thousands(of(one => one.messagesPerSecond))} msg/s, p99 ${round(
         of(one => one.publishP99Ms),
         1,

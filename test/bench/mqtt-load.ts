@@ -8,9 +8,12 @@ import type { Socket } from 'node:net'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { generate } from 'mqtt-packet'
+import { cpuMs } from './measure.ts'
 
 export interface LoadOptions {
   port: number
+  /** The server's process, for its CPU time. */
+  pid: number
   connections: number
   /** Publishes without PUBACK per connection. */
   window: number
@@ -23,8 +26,8 @@ export interface LoadOptions {
 
 export interface LoadResult {
   messagesPerSecond: number
-  /** Acked over all, warm-up included. */
-  messages: number
+  /** CPU time of the server, the kernel's for it included: what of a comparison other load on the machine does not move. */
+  cpuMicrosPerMessage: number
   publishP50Ms: number
   publishP99Ms: number
 }
@@ -131,16 +134,18 @@ async function main(options: LoadOptions): Promise<LoadResult> {
   }
   for (const connection of connections) send(connection, options.window)
   await sleep(options.warmupMs)
-  const before = { acked, ms: performance.now() }
+  const before = { acked, ms: performance.now(), cpuMs: await cpuMs(options.pid) }
   measuring = true
   await sleep(options.measureMs)
   measuring = false
-  const messagesPerSecond = ((acked - before.acked) * 1000) / (performance.now() - before.ms)
+  const messages = acked - before.acked
+  const messagesPerSecond = (messages * 1000) / (performance.now() - before.ms)
+  const cpuMicrosPerMessage = (((await cpuMs(options.pid)) - before.cpuMs) * 1000) / messages
   if (failure !== undefined) throw failure
   for (const connection of connections) connection.socket.removeAllListeners('close').destroy()
   const sorted = samples.subarray(0, sampled).sort()
   const at = (q: number): number => sorted[Math.floor(q * (sorted.length - 1))] ?? 0
-  return { messagesPerSecond, messages: acked, publishP50Ms: at(0.5), publishP99Ms: at(0.99) }
+  return { messagesPerSecond, cpuMicrosPerMessage, publishP50Ms: at(0.5), publishP99Ms: at(0.99) }
 }
 
 const options: LoadOptions = JSON.parse(process.argv[2] ?? '{}')

@@ -1,7 +1,9 @@
 /** Hub and edge as real processes for the benchmarks. */
 
-import { mkdir, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { copyFile, mkdir, symlink, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { promisify } from 'node:util'
 import { stringify } from 'yaml'
 import type { TributaryClient } from '../../common/client.ts'
 import { connect } from '../../common/client.ts'
@@ -9,7 +11,8 @@ import { nodeEnv } from '../../common/env-node.ts'
 import type { Child } from '../../demo/child.ts'
 import { createChild, freePorts } from '../../demo/child.ts'
 
-const SCRIPT = resolve(import.meta.dirname, '../../main.ts')
+const ROOT = resolve(import.meta.dirname, '../..')
+const SCRIPT = join(ROOT, 'main.ts')
 
 export interface BenchStage {
   hub: Child
@@ -22,10 +25,23 @@ export interface BenchStage {
   stop(): Promise<void>
 }
 
-/** Nothing is started yet; `edgeConfig` is the edge's section of the configuration. */
+/** Compiles the project as its package holds it; returns its command's script. */
+export async function buildPackage(directory: string): Promise<string> {
+  const folder = join(directory, 'package')
+  await mkdir(folder)
+  const compiler = join(ROOT, 'node_modules/.bin/tsc')
+  const args = ['-p', join(ROOT, 'tsconfig.build.json'), '--outDir', join(folder, 'dist')]
+  await promisify(execFile)(compiler, args)
+  await copyFile(join(ROOT, 'package.json'), join(folder, 'package.json'))
+  await symlink(join(ROOT, 'node_modules'), join(folder, 'node_modules'))
+  return join(folder, 'dist/main.js')
+}
+
+/** Nothing is started yet; `edgeConfig` is the edge's section of the configuration, `script` the command's. */
 export async function createBenchStage(
   directory: string,
   edgeConfig: Record<string, unknown>,
+  script = SCRIPT,
 ): Promise<BenchStage> {
   await mkdir(directory, { recursive: true })
   const [hubPort = 0, mqttPort = 0, edgePort = 0] = await freePorts(3)
@@ -40,7 +56,7 @@ export async function createBenchStage(
   const edgeData = join(directory, 'edge')
   const hub = createChild({
     name: 'hub',
-    script: SCRIPT,
+    script,
     args: ['hub', '--data', hubData, '--http', `127.0.0.1:${hubPort}`, '--log-level', 'warn'],
     readyUrl: `${hubUrl}/readyz`,
     readyTimeoutMs: 60_000,
@@ -48,7 +64,7 @@ export async function createBenchStage(
   const listen = ['--mqtt', `127.0.0.1:${mqttPort}`, '--http', `127.0.0.1:${edgePort}`]
   const edge = createChild({
     name: 'edge',
-    script: SCRIPT,
+    script,
     args: ['edge', '--config', config, '--data', edgeData, '--hub', hubUrl, ...listen, '--log-level', 'warn'],
     readyUrl: `${edgeUrl}/healthz`,
     readyTimeoutMs: 60_000,

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { STALL_MS } from '../../edge/forward-state.ts'
 import type { Input } from '../../edge/forward-types.ts'
 import { step, wakeAtMs } from '../../edge/forwarder.ts'
 import { startRun } from '../../edge/ledger.ts'
@@ -357,6 +358,22 @@ test('a refusal while the lane’s ledger changes opens it again: the hub takes 
     > changed lane=t/0 ok=true
       send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge"
   `)
+})
+
+test('a lane whose frames get no ack for long is opened again', () => {
+  const ledger = lane('t', 10, { topicId: 'T' })
+  const { state, say, welcome, opened, ready, transcript } = script([ledger], 7, 'A')
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
+  ready(1, 10)
+  for (let atMs = 0; atMs < STALL_MS; atMs = wakeAtMs(state, atMs)) say({ t: 'tick' }, atMs)
+  say({ t: 'tick' }, STALL_MS)
+  expect(transcript().split('\n').slice(-4)).toEqual([
+    '> tick',
+    '> tick',
+    '  alarm stalled',
+    '  send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge',
+  ])
 })
 
 test('the window, the socket’s back pressure and the hub’s throttle hold appends back', () => {

@@ -22,15 +22,11 @@ test('in use: the message names directory and process, and the holder goes on', 
   const holder = await stage.edge({ data })
   const publisher = await connectAsync(`mqtt://127.0.0.1:${mqttPort(holder)}`)
   stage.later(() => publisher.endAsync(true))
-  for (const start of [() => stage.edge({ data }), () => stage.hub({ data })]) {
-    const error = await outcome(start())
-    expect(error).toMatchObject({ code: 'directory_in_use', message: expect.stringContaining(data) })
-    await publisher.publishAsync('n/1', 'v', { qos: 2 })
-  }
+  const error = await outcome(stage.edge({ data }))
+  expect(error).toMatchObject({ code: 'directory_in_use', message: expect.stringContaining(data) })
   const free = ['--mqtt', '127.0.0.1:0', '--http', '127.0.0.1:0']
   for (const args of [
     ['edge', '--data', data, ...free],
-    ['hub', '--data', data, '--http', '127.0.0.1:0'],
     ['log', 'verify', data],
     ['log', 'repair', data],
   ]) {
@@ -48,12 +44,10 @@ test('of a newer format: refused by all, and left as it was', async () => {
   const path = join(data, 'meta.json')
   const meta = JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), formatVersion: 99 })
   writeFileSync(path, meta)
-  for (const start of [() => stage.edge({ data }), () => stage.hub({ data })]) {
-    expect(await outcome(start())).toMatchObject({
-      code: 'directory_newer_format',
-      message: expect.stringMatching(/99/),
-    })
-  }
+  expect(await outcome(stage.edge({ data }))).toMatchObject({
+    code: 'directory_newer_format',
+    message: expect.stringMatching(/99/),
+  })
   const { code, stderr } = await runCli(['log', 'repair', data])
   expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringMatching(/^error: .*99.*\n$/) })
   expect(readFileSync(path, 'utf8')).toBe(meta)
@@ -72,4 +66,21 @@ test('no directory: one line that names it, and no stack trace', async () => {
       stderr: expect.stringMatching(/^error: .*data.* (is no data directory|can't be made).*\n$/),
     })
   }
+})
+
+test('of the other kind: a hub does not start in an edge’s, nor an edge in a hub’s', async () => {
+  await (await stage.edge({ data })).close()
+  const ofHub = `${data}-hub`
+  await (await stage.hub({ data: ofHub })).close()
+  expect(await outcome(stage.hub({ data }))).toMatchObject({
+    code: 'config_invalid',
+    message: expect.stringContaining('of an edge'),
+  })
+  expect(await outcome(stage.edge({ data: ofHub }))).toMatchObject({
+    code: 'config_invalid',
+    message: expect.stringContaining('of a hub'),
+  })
+  // As they were: each opens for its own kind.
+  await stage.edge({ data })
+  await stage.hub({ data: ofHub })
 })

@@ -113,9 +113,13 @@ export class Book {
   seen(run: Run, life: Life, topic: string, lane: number): void {
     if (this.runs.has(run.run)) return
     this.runs.set(run.run, { life, edgeId: life.edgeId, topic, lane, start: run.start })
-    if (run.reason !== 'moved') return
-    for (let offset = 0; offset < run.start; offset++) {
-      const record = this.at(life, `${topic}/${lane}`, offset)
+    if (run.reason === 'moved') this.moved(life, `${topic}/${lane}`, run.start)
+  }
+
+  /** An edge came to a topic or cluster that was never told of what lies below `start`: it holds that no more. */
+  moved(life: Life, key: string, start: number): void {
+    for (let offset = 0; offset < start; offset++) {
+      const record = this.at(life, key, offset)
       if (record !== null) record.movedBelow = true
     }
   }

@@ -278,6 +278,7 @@ function checkAlarms({ book, hub, directories }: Stage): void {
       const isWrong =
         kind === 'damage' ||
         kind === 'protocol' ||
+        kind === 'stalled' ||
         (kind === 'fork' && !book.isExcused(edgeId, 'fork', 'wiped')) ||
         (kind === 'moved' && !book.isExcused(edgeId, 'moved')) ||
         (kind === 'hub-rollback' && !book.isExcused(edgeId, 'hub-rollback', 'moved')) ||

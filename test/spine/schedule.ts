@@ -374,7 +374,7 @@ class Schedule {
     }
     stage.book.excuse('*', 'deleted')
     stage.book.deletedTopics.add(topic.topicId)
-    await stage.during('the topic is deleted', topics.delete(DOOMED_TOPIC))
+    await stage.during('the topic is deleted', topics.delete(DOOMED_TOPIC).catch(ignoreFull))
     this.#deleted = true
     if (rng.float() < 0.4) await this.#moreWhileAway()
     if (rng.float() < 0.7) await this.#createDoomed()

@@ -6,11 +6,10 @@ import { utf8 } from '../../common/bytes.ts'
 import { defaultEdgeConfig } from '../../common/config-edge.ts'
 import { defaultHubConfig } from '../../common/config-hub.ts'
 import type { Codec, Link, Rng } from '../../common/env.ts'
-import { isTributaryError, TributaryError } from '../../common/errors.ts'
+import { TributaryError } from '../../common/errors.ts'
 import { KIB, MIB } from '../../common/limits.ts'
 import { openDataDir } from '../../common/log/data-dir.ts'
 import type { DataDir } from '../../common/log/types.ts'
-import type { LaneTip } from '../../common/wire.ts'
 import { createAlarms } from '../../edge/alarms.ts'
 import { freeableEnd } from '../../edge/ledger.ts'
 import { hubReport } from '../../edge/report.ts'
@@ -30,6 +29,7 @@ import type { Life } from './book.ts'
 import { Book } from './book.ts'
 import type { Mortal } from './mortal.ts'
 import { createMortal } from './mortal.ts'
+import { TipWatch } from './tips.ts'
 
 /** Edges and a hub in one process: production code on fake disks, links and a clock, all from one seed. */
 
@@ -41,8 +41,7 @@ const HUB_JOURNAL_BYTES = 512 * KIB
 const PATIENCE_MS = 120_000
 /** Takes records up to 1,024 bytes. */
 export const SMALL_TOPIC = 'small'
-const MAX_LANES = 3
-export const PARTITIONS = 2
+const PARTITIONS = 2
 
 /** How an edge is set up; takes effect when it starts. */
 export interface EdgeSettings {
@@ -86,13 +85,6 @@ interface RunningHub {
   pairs: Set<LinkPair>
 }
 
-/** A lane's tip at the hub, the runs before it since the hub started, and how far it was known to be committed. */
-interface KnownTip {
-  tip: LaneTip
-  runs: number[]
-  committed: { run: number; next: number }
-}
-
 // One that answers at once: threads would make two runs of a seed differ.
 const codec: Codec = {
   compress: async (_kind, data) => zstdCompressSync(data),
@@ -106,7 +98,7 @@ export class Stage {
   readonly book = new Book()
   readonly faults = new Map<string, number>()
   readonly directories: EdgeDirectory[] = []
-  readonly #edgeIds: readonly string[]
+  readonly #tips: TipWatch
   hubDisk: FakeDisk
   hub: RunningHub | null = null
   hubWallShiftMs = 0
@@ -116,14 +108,13 @@ export class Stage {
   hubSyncMs = 0
   #activity = 0
   #failure: unknown = null
-  #tips = new Map<string, KnownTip>()
 
   constructor(seed: number, edges: number, settings: () => EdgeSettings) {
     this.rng = seededRng(seed)
     this.hubDisk = new FakeDisk({ rng: this.rng })
     for (let index = 1; index <= edges; index++)
       this.directories.push(this.newDirectory(`e${index}`, settings()))
-    this.#edgeIds = this.directories.map(({ edgeId }) => edgeId)
+    this.#tips = new TipWatch(this.directories.map(({ edgeId }) => edgeId))
   }
 
   newDirectory(edgeId: string, settings: EdgeSettings): EdgeDirectory {
@@ -337,7 +328,7 @@ export class Stage {
       await this.during('the small topic is made', topics.create(small))
     }
     this.hub = { mortal, engine, sessions: new Set(), pairs: new Set() }
-    this.#checkTips(engine)
+    this.#tips.check(engine)
   }
 
   endHub(power: boolean): void {
@@ -375,13 +366,17 @@ export class Stage {
 
   poll(): void {
     for (const { running } of this.directories) if (running !== null) this.#pollEdge(running)
-    if (this.hub !== null) this.#pollTips(this.hub.engine)
+    if (this.hub !== null) this.#tips.poll(this.hub.engine)
   }
 
-  #pollEdge({ store, life, noted }: RunningEdge): void {
+  #pollEdge(edge: RunningEdge): void {
+    this.#checkGenerations(edge)
+    const { store, life, noted } = edge
     for (const [key, { ledger }] of store.lanes) {
       const { topic, lane, runs, committed, topicId } = ledger
       for (const run of runs) this.book.seen(run, life, topic, lane)
+      // Nothing was left to send: the run that says so opens with the next record.
+      if (ledger.breakReason === 'moved') this.book.moved(life, key, ledger.endOffset)
       for (let offset = noted.get(key) ?? 0; offset < committed; offset++) {
         const record = this.book.at(life, key, offset)
         if (record === null) continue
@@ -392,56 +387,23 @@ export class Stage {
     }
   }
 
-  *#laneKeys(engine: ClusterEngine) {
-    for (const { name, topicId, partitions } of engine.ports.topics.list()) {
-      if (name === '_gaps') continue
-      for (let partition = 0; partition < partitions; partition++) {
-        for (const edgeId of this.#edgeIds) {
-          for (let lane = 0; lane < MAX_LANES; lane++) yield { edgeId, topicId, partition, lane }
-        }
+  /** Nothing of a generation of local logs is sent before all lanes of the one before are drained. */
+  #checkGenerations({ store, uplink, life }: RunningEdge): void {
+    if (this.book.isExcused(life.edgeId, 'hub-rollback', 'moved', 'fork', 'deleted')) return
+    for (const { name, lanes } of store.topics.values()) {
+      for (let generation = 1; ; generation++) {
+        const ends = lanes.map(lane => Math.min(lane.endOfGeneration(generation), lane.ledger.durableEnd))
+        if (lanes.every(lane => lane.endOfGeneration(generation) === Number.POSITIVE_INFINITY)) break
+        const isDrained = lanes.every((lane, at) => freeableEnd(lane.ledger) >= (ends[at] ?? 0))
+        // After a crash an edge may know of more commits on one lane than on another: what it sends now counts.
+        const isPast = lanes.some((lane, at) => {
+          const sent = uplink.sentOffset(lane)
+          return sent > lane.ledger.committed && sent > (ends[at] ?? 0)
+        })
+        if (isPast && !isDrained)
+          this.fail(new Error(`${life.edgeId} sends ${name} past its undrained lanes`))
       }
     }
-  }
-
-  #pollTips(engine: ClusterEngine): void {
-    for (const key of this.#laneKeys(engine)) {
-      const tip = engine.ports.logs.tip(key)
-      if (tip === null) continue
-      const name = JSON.stringify(key)
-      const known = this.#tips.get(name)
-      if (
-        known !== undefined &&
-        known.tip.run === tip.run &&
-        known.tip.committed === tip.committed &&
-        known.tip.next === tip.next
-      )
-        continue
-      const committed =
-        tip.committed > 0 || known === undefined ? { run: tip.run, next: tip.committed } : known.committed
-      const runs = known?.tip.run === tip.run ? known.runs : [...(known?.runs ?? []), tip.run]
-      this.#tips.set(name, { tip, runs, committed })
-    }
-  }
-
-  /** Tips rebuilt from the log are the ones of before, as far as they were committed. */
-  #checkTips(engine: ClusterEngine): void {
-    for (const key of this.#laneKeys(engine)) {
-      const name = JSON.stringify(key)
-      const known = this.#tips.get(name)
-      const tip = engine.ports.logs.tip(key)
-      if (known === undefined || known.committed.next === 0) continue
-      const { runs, committed } = known
-      const [at, least] = [runs.indexOf(tip?.run ?? 0), runs.indexOf(committed.run)]
-      const isLost = tip === null || at < least || (at === least && tip.next < committed.next)
-      const isAhead = tip?.run === known.tip.run && tip.next > known.tip.next
-      if (isLost || isAhead) {
-        throw new Error(
-          `the tip of ${name} was ${JSON.stringify(known)} and is ${JSON.stringify(tip)} after a restart`,
-        )
-      }
-    }
-    this.#tips.clear()
-    this.#pollTips(engine)
   }
 
   // -------------------------------------------------------------------------------------------- plumbing
@@ -489,11 +451,6 @@ export class Stage {
     this.count(`link ${fate}`)
     return fate
   }
-}
-
-/** Whether a start failed for want of space. */
-export function isFull(error: unknown): boolean {
-  return isTributaryError(error, 'disk_full')
 }
 
 export const PLENTY_BYTES = 64 * MIB
