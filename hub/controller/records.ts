@@ -1,13 +1,14 @@
 import { z } from 'zod'
+import { assert } from '../../common/assert.ts'
 import type { CborInput, CborValue } from '../../common/cbor.ts'
 import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
 
 /**
  * What the controller's image is made of. A record says what became so, never what was asked for, so that replaying
- * needs no rules. In the metadata log each is the value of one log record: a CBOR map whose `type` names its shape and
- * `v` the version of that shape. What a newer node wrote stops an older one, since an image with holes would be
- * acted upon.
+ * needs no rules. A value in the metadata log is a CBOR map whose `type` names its shape and `v` the version of that
+ * shape, or an array of such maps: the records of one request, which become so together. What a newer node wrote stops an
+ * older one, since an image with holes would be acted upon.
  */
 
 /** Format of the records as a whole; the `cluster` record carries it. */
@@ -88,12 +89,30 @@ export function encodeRecord(record: MetadataRecord): Uint8Array {
   return encodeCbor({ v: RECORD_VERSION, ...fields })
 }
 
+/** The CBOR of records that become so together, at least one: of a single one as it is, of more as an array. */
+export function encodeRecords(records: readonly MetadataRecord[]): Uint8Array {
+  const [first, ...others] = records
+  assert(first !== undefined, 'no records to encode')
+  if (others.length === 0) return encodeRecord(first)
+  return encodeCbor(records.map(record => ({ v: RECORD_VERSION, ...record })))
+}
+
 /**
  * The record of some CBOR. Throws `directory_newer_format` where a newer version wrote it, `corrupt_log` where it makes
  * no sense.
  */
 export function decodeRecord(bytes: Uint8Array): MetadataRecord {
-  const plain = readPlain(bytes)
+  return checked(readCbor(bytes))
+}
+
+/** The records of what `encodeRecords` gave. Throws as `decodeRecord` does. */
+export function decodeRecords(bytes: Uint8Array): MetadataRecord[] {
+  const value = readCbor(bytes)
+  return Array.isArray(value) ? value.map(checked) : [checked(value)]
+}
+
+function checked(value: CborValue): MetadataRecord {
+  const plain = value instanceof Map ? toObject(value) : {}
   const { type, v } = plain
   if (typeof type !== 'string' || typeof v !== 'number') {
     throw new TributaryError('corrupt_log', 'a metadata record has no type or version; restore the directory')
@@ -122,14 +141,11 @@ function ofKnownFormat(record: MetadataRecord): MetadataRecord {
   )
 }
 
-function readPlain(bytes: Uint8Array): Record<string, unknown> {
+function readCbor(bytes: Uint8Array): CborValue {
   try {
-    const value = decodeCbor(bytes)
-    return value instanceof Map ? toObject(value) : {}
+    return decodeCbor(bytes)
   } catch (cause) {
-    throw new TributaryError('corrupt_log', `a metadata record is no CBOR map: ${messageOf(cause)}`, {
-      cause,
-    })
+    throw new TributaryError('corrupt_log', `a metadata record is no CBOR: ${messageOf(cause)}`, { cause })
   }
 }
 

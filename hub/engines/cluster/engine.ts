@@ -5,7 +5,7 @@ import type { TributaryError } from '../../../common/errors.ts'
 import { messageOf } from '../../../common/errors.ts'
 import { KIB, MIB, SECOND_MS } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
-import type { DataDir, DataDirStats } from '../../../common/log/types.ts'
+import type { Damage, DataDir, DataDirStats } from '../../../common/log/types.ts'
 import { eachAtMost } from '../../../common/log/work.ts'
 import type { Reading } from '../../../common/metrics.ts'
 import type { ControllerSettings } from '../../controller/controller.ts'
@@ -101,12 +101,13 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   const { clock } = env
   const settings = settingsOf(config)
   const failure = failureOf(dataDir)
-  const metadata = await openMetadata(dataDir, clock, damage => {
+  const onDamage = (damage: Damage): void => {
     log.error(
       damage,
       'metadata is damaged: topics, bindings or sessions may be missing; restore a backup if they are',
     )
-  })
+  }
+  const metadata = await openMetadata(dataDir, clock, onDamage, config.nodeId)
   const clusterId = await foundCluster(metadata, settings, env)
   const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
   const gaps = createGapWriter(told, clock, log)

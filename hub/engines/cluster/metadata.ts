@@ -1,7 +1,5 @@
 import { eachBatch } from '../../../common/batch.ts'
-import { buildBatch } from '../../../common/batch-builder.ts'
 import { decodePlain } from '../../../common/batch-records.ts'
-import { concat } from '../../../common/bytes.ts'
 import type { Clock } from '../../../common/env.ts'
 import { isTributaryError, TributaryError } from '../../../common/errors.ts'
 import { MIB } from '../../../common/limits.ts'
@@ -10,13 +8,16 @@ import type { Plan } from '../../controller/controller.ts'
 import type { Image, ImageRecord } from '../../controller/image.ts'
 import { emptyImage } from '../../controller/image.ts'
 import type { MetadataRecord } from '../../controller/records.ts'
-import { decodeRecord, encodeRecord } from '../../controller/records.ts'
+import { decodeRecords, encodeRecord, encodeRecords } from '../../controller/records.ts'
+import { memberId } from '../../raft/types.ts'
 import type { OnDamage } from '../../replica/log-access.ts'
 import { readPastDamage, tellKnownDamage } from '../../replica/log-access.ts'
+import { createSoleVoter } from './sole-voter.ts'
 
 /**
- * The single node's shell around the controller: its records go to a log, its responses leave after their commit. Raft
- * takes this place in a cluster. Requests that arrive while a commit is under way share the next one.
+ * The single node's shell around the controller: its records become entries of a consensus core that votes alone, its
+ * responses leave after their commit. Requests that arrive while a commit is under way share the next one. The records
+ * of one request are one entry, since entries are committed one by one.
  */
 
 export const METADATA_LOG = '__cluster_metadata'
@@ -27,7 +28,6 @@ const MAX_GROUP_REQUESTS = 1_000
 /** The log begins anew with a snapshot when it is larger than this and than so many times the last snapshot. */
 const SNAPSHOT_FROM_BYTES = 8 * MIB
 const SNAPSHOT_AT_RATIO = 4
-const RECORDS_PER_BATCH = 10_000
 const MAX_BATCH_BYTES = 32 * MIB
 
 const LOG_OPTIONS = {
@@ -51,11 +51,21 @@ interface Request {
   reject(error: unknown): void
 }
 
-/** Opens the metadata log and replays it, passing over damage. Rejects with `directory_newer_format`, `corrupt_log`. */
-export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnDamage): Promise<Metadata> {
+/**
+ * Opens the metadata log and replays it, passing over damage. `nodeId` is this node's. Rejects with
+ * `directory_newer_format`, `corrupt_log`.
+ */
+export async function openMetadata(
+  dataDir: DataDir,
+  clock: Clock,
+  onDamage: OnDamage,
+  nodeId = 1,
+): Promise<Metadata> {
   const log = await dataDir.openLog(METADATA_LOG, LOG_OPTIONS)
   tellKnownDamage(log, onDamage)
-  let image = await replayLog(log, onDamage)
+  const replayed = await replayLog(log, onDamage)
+  let image = replayed.image
+  const voter = createSoleVoter(log, clock, memberId(nodeId, dataDir.directoryId), replayed.term)
   let snapshotBytes = 0
   let queue: Request[] = []
   let committing = false
@@ -82,7 +92,7 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
   }
 
   async function commitGroup(group: readonly Request[]): Promise<void> {
-    const records: ImageRecord[] = []
+    const entries: Uint8Array[] = []
     const answers: (() => void)[] = []
     const judged: Request[] = []
     for (const request of group) {
@@ -90,7 +100,7 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
       try {
         const plan = request.judge(image)
         for (const record of plan.records) image.replay(record)
-        records.push(...plan.records)
+        if (plan.records.length > 0) entries.push(encodeRecords(plan.records))
         answers.push(plan.resolve)
         judged.push(request)
       } catch (error) {
@@ -98,19 +108,19 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
       }
     }
     try {
-      if (records.length > 0) await append(records)
+      if (entries.length > 0) await append(entries)
     } catch (error) {
       for (const request of judged) request.reject(error)
       // What was judged upon records that are not there is forgotten with them, whatever kept them out.
-      if (!isTributaryError(error, 'disk_failed')) image = await replayLog(log, onDamage)
+      if (!isTributaryError(error, 'disk_failed')) image = (await replayLog(log, onDamage)).image
       return
     }
     for (const answer of answers) answer()
   }
 
-  async function append(records: readonly MetadataRecord[]): Promise<void> {
+  async function append(entries: readonly Uint8Array[]): Promise<void> {
     counters.commits++
-    await log.append(recordsBatch(records, clock.nowMs()), { useReserve: true })
+    await voter.commit(entries)
     if (log.sizeBytes() > Math.max(SNAPSHOT_FROM_BYTES, SNAPSHOT_AT_RATIO * snapshotBytes)) await beginAnew()
   }
 
@@ -118,14 +128,10 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
   async function beginAnew(): Promise<void> {
     const from = log.endOffset()
     const records: MetadataRecord[] = [{ type: 'snapshot' }, ...image.records()]
-    const batches: Uint8Array[] = []
-    for (let at = 0; at < records.length; at += RECORDS_PER_BATCH) {
-      batches.push(recordsBatch(records.slice(at, at + RECORDS_PER_BATCH), clock.nowMs()))
-    }
-    const snapshot = concat(batches)
-    snapshotBytes = snapshot.length
+    const entries = records.map(encodeRecord)
+    snapshotBytes = entries.reduce((total, entry) => total + entry.length, 0)
     try {
-      await log.append(snapshot, { useReserve: true })
+      await voter.commit(entries)
       await log.truncateBefore(from)
     } catch {
       // The disk or the journal has no room for it: the log stays as it is, only longer, until it has grown as much again.
@@ -157,34 +163,29 @@ export async function openMetadata(dataDir: DataDir, clock: Clock, onDamage: OnD
   }
 }
 
-function recordsBatch(records: readonly MetadataRecord[], timestampMs: number): Uint8Array {
-  const encoded = records.map(record => ({
-    key: null,
-    value: encodeRecord(record),
-    headers: [],
-    timestampMs,
-  }))
-  return buildBatch(encoded)
-}
-
-async function replayLog(log: Log, onDamage: OnDamage): Promise<Image> {
+/** The image of all that is durable, and the newest term in it. */
+async function replayLog(log: Log, onDamage: OnDamage): Promise<{ image: Image; term: number }> {
   let image = emptyImage()
+  let term = 0
   const end = log.durableEndOffset()
   let offset = log.startOffset()
   while (offset < end) {
     const { batches, nextOffset, release } = await readPastDamage(log, offset, MIB, end, onDamage)
-    for (const { at } of eachBatch(batches)) {
+    for (const { at, header } of eachBatch(batches)) {
+      term = Math.max(term, header.leaderEpoch)
       for (const { value, offset: recordOffset } of decodePlain(batches, at)) {
+        // A leader's first entry has no value.
         if (value === null || recordOffset < offset) continue
-        const record = decodeRecord(value)
-        // All that is known follows; what came before may be partly cut off.
-        if (record.type === 'snapshot') image = emptyImage()
-        else image.replay(record)
+        for (const record of decodeRecords(value)) {
+          // All that is known follows; what came before may be partly cut off.
+          if (record.type === 'snapshot') image = emptyImage()
+          else image.replay(record)
+        }
       }
     }
     release?.()
     if (nextOffset <= offset) break
     offset = nextOffset
   }
-  return image
+  return { image, term }
 }
