@@ -14,6 +14,7 @@ import type { Env } from '../common/env.ts'
 import type { Child } from './child.ts'
 import { createChild, freePorts } from './child.ts'
 import { csvDevices } from './csv.ts'
+import { edgeDrained, edgeLagRecords } from './edge-lag.ts'
 import type { DemoReport, Ledger } from './ledger.ts'
 import { createLedger } from './ledger.ts'
 import type { Payload } from './publisher.ts'
@@ -113,7 +114,7 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
     const drainTimer = setTimeout(() => giveUp.abort(), DRAIN_TIMEOUT_MS)
     await killing
     await finished
-    await drained(stage.edgeUrl, giveUp.signal)
+    await edgeDrained(stage.edgeUrl, giveUp.signal)
     await readBack(client, ledger)
     await until(() => ledger.deliveredCount() >= ledger.report().stored, giveUp.signal)
     clearTimeout(drainTimer)
@@ -230,23 +231,6 @@ async function killInRun(
   }
 }
 
-/** What the edge's /status says of its backlog; null while it does not answer. */
-async function edgeLag(edgeUrl: string): Promise<number | null> {
-  try {
-    const response = await fetch(`${edgeUrl}/status`, { signal: AbortSignal.timeout(1_000) })
-    const status: unknown = await response.json()
-    if (typeof status !== 'object' || status === null || !('lagRecords' in status)) return null
-    return typeof status.lagRecords === 'number' ? status.lagRecords : null
-  } catch {
-    return null
-  }
-}
-
-/** Resolves when the hub has committed all that the edge took, or at `signal`. */
-async function drained(edgeUrl: string, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted && (await edgeLag(edgeUrl)) !== 0) await sleep(50)
-}
-
 async function until(condition: () => boolean, signal: AbortSignal): Promise<void> {
   while (!condition() && !signal.aborted) await sleep(20)
 }
@@ -264,7 +248,7 @@ function startView(stage: Stage, ledger: Ledger, out: NodeJS.WriteStream): () =>
   let before = { deliveredMs: startedMs, delivered: 0 }
   let drawing = Promise.resolve()
   const show = async (): Promise<void> => {
-    const lagRecords = await edgeLag(stage.edgeUrl)
+    const lagRecords = await edgeLagRecords(stage.edgeUrl)
     const nowMs = performance.now()
     const delivered = ledger.deliveredCount()
     const readingsPerSecond = Math.round(

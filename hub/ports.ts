@@ -4,7 +4,7 @@
  */
 
 import type { ReadResult } from '../common/log/types.ts'
-import type { GapReason, LaneReport, LaneTip } from '../common/wire.ts'
+import type { GapFrame, LaneReport, LaneTip, RunFrame } from '../common/wire.ts'
 
 /** Settings of a topic that may be altered. */
 export interface TopicConfig {
@@ -70,23 +70,10 @@ export interface PartitionBounds {
 export type Acks = 0 | 1 | 'all'
 
 /** Start of a run on a lane, see RunFrame. */
-export interface RunStart {
-  run: number
-  prev: { run: number; end: number } | null
-  reason: 'next' | 'first' | 'wiped' | 'fork' | 'moved'
-}
+export type RunStart = Pick<RunFrame, 'run' | 'prev' | 'reason'>
 
 /** Declared loss on a lane, see GapFrame. */
-export interface Gap {
-  run: number
-  from: number
-  to: number
-  reason: GapReason
-  firstMs: number | null
-  lastMs: number | null
-  localFrom: number
-  localTo: number
-}
+export type Gap = Omit<GapFrame, 't' | 'log'>
 
 /** A lane of an edge's log, bound to its partition. */
 export interface LaneKey {

@@ -1,7 +1,7 @@
 import type { BatchHeader } from '../../common/batch.ts'
 import { MAX_SEQUENCE } from '../../common/batch.ts'
 import { TributaryError } from '../../common/errors.ts'
-import type { GapReason, RunFrame } from '../../common/wire.ts'
+import type { GapFrame, GapReason, RunFrame } from '../../common/wire.ts'
 
 /**
  * The rules of runs: an edge's lane in a partition is a chain of runs without holes. The hub remembers the tip (run and
@@ -27,16 +27,7 @@ export interface LaneState extends LaneId {
 export type RunAnnouncement = Pick<RunFrame, 'run' | 'prev' | 'reason'>
 
 /** See GapFrame. */
-export interface GapRange {
-  run: number
-  from: number
-  to: number
-  reason: GapReason
-  firstMs: number | null
-  lastMs: number | null
-  localFrom: number
-  localTo: number
-}
+export type GapRange = Omit<GapFrame, 't' | 'log'>
 
 /** What makes a lane unique in its partition. */
 export function laneKey({ edge, lane }: LaneId): string {

@@ -3,11 +3,12 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { edgeDrained } from '../../demo/edge-lag.ts'
 import type { BenchContext } from './measure.ts'
 import { markdownTable, median, round, rssMb, thousands } from './measure.ts'
 import { NUMBER_DIGITS, publishNumbered } from './numbered-publisher.ts'
 import type { BenchStage } from './stage.ts'
-import { createBenchStage, edgeLagRecords } from './stage.ts'
+import { createBenchStage } from './stage.ts'
 
 const RECORDS = 1_000_000
 const PAYLOAD_BYTES = 200
@@ -78,11 +79,9 @@ async function runOnce(directory: string): Promise<OfflineResult> {
   const backlogMb = await folderMb(stage.edgeData)
   await stage.hub.start()
   const drainMs = performance.now()
-  while ((await edgeLagRecords(stage.edgeUrl)) > 0) {
-    if (performance.now() - drainMs > DRAIN_TIMEOUT_MS)
-      throw new Error(`the edge did not drain within ${DRAIN_TIMEOUT_MS} ms`)
-    await sleep(20)
-  }
+  const limit = AbortSignal.timeout(DRAIN_TIMEOUT_MS)
+  await edgeDrained(stage.edgeUrl, limit)
+  if (limit.aborted) throw new Error(`the edge did not drain within ${DRAIN_TIMEOUT_MS} ms`)
   const drainedPerSecond = (RECORDS * 1000) / (performance.now() - drainMs)
   rss.stop()
   await sleep(2_000)

@@ -85,12 +85,3 @@ export async function createBenchStage(
     },
   }
 }
-
-/** Records in the edge's log that the hub has not committed. */
-export async function edgeLagRecords(edgeUrl: string): Promise<number> {
-  const response = await fetch(`${edgeUrl}/status`)
-  const status: unknown = await response.json()
-  if (typeof status !== 'object' || status === null || !('lagRecords' in status))
-    throw new Error('no lagRecords in /status')
-  return Number(status.lagRecords)
-}

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { TributaryClient } from '../../common/client.ts'
 import type { Rng } from '../../common/env.ts'
 import type { Child } from '../../demo/child.ts'
+import { edgeDrained } from '../../demo/edge-lag.ts'
 import type { CuttingProxy } from './proxy.ts'
 import type { Publisher, PublisherOptions } from './publishers.ts'
 import { mqttJsPublisher, packetIdOnePublisher } from './publishers.ts'
@@ -40,7 +41,7 @@ const SETTLE_MS = 60_000
 const MQTT_CUT_CHANCE = 0.001
 const UPLINK_CUT_CHANCE = 0.02
 /** Of one publisher; 20 of them make 2,000 a second together, with room for the time processes are down. */
-const PER_SECOND = 160
+const PER_SECOND = 220
 
 /** 20 publishers: QoS 1 and 2, numbered and constant payloads, two that always use packet id 1. */
 function createPublishers(round: number, url: string): Publisher[] {
@@ -79,7 +80,7 @@ export async function runRound(round: number, stage: Stage, rng: Rng): Promise<R
   const problems = giveUp.signal.aborted
     ? [`${unacked} messages had no ack ${SETTLE_MS} ms after the load`]
     : []
-  await drained(stage.edgeUrl, giveUp.signal)
+  await edgeDrained(stage.edgeUrl, giveUp.signal)
   if (giveUp.signal.aborted) problems.push('the edge did not drain its backlog')
   clearTimeout(settle)
   const stored = await readBack(stage.client, `chaos-r${round}`)
@@ -120,18 +121,6 @@ async function takeOverAtRandom(publishers: Publisher[], rng: Rng): Promise<numb
     count++
   }
   return count
-}
-
-/** Waits until the hub has committed all that the edge took. */
-async function drained(edgeUrl: string, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted) {
-    const status: unknown = await fetch(`${edgeUrl}/status`)
-      .then(response => response.json())
-      .catch(() => null)
-    if (typeof status === 'object' && status !== null && 'lagRecords' in status && status.lagRecords === 0)
-      return
-    await sleep(50)
-  }
 }
 
 /** Message numbers by MQTT topic, in log order. */
