@@ -48,8 +48,6 @@ export function createChild(options: ChildOptions): Child {
   const running = (): ChildProcess | undefined =>
     child !== undefined && child.exitCode === null && child.signalCode === null ? child : undefined
 
-  process.once('exit', () => signalGroup(running(), 'SIGKILL'))
-
   const end = async (signal: NodeJS.Signals): Promise<ChildProcess | undefined> => {
     const current = running()
     if (current === undefined) return child
@@ -71,6 +69,7 @@ export function createChild(options: ChildOptions): Child {
       env: options.env ?? process.env,
     })
     child = started
+    endWithUs(started)
     started.stderr?.setEncoding('utf8').on('data', (text: string) => {
       stderr = (stderr + text).slice(-MAX_STDERR_CHARS)
     })
@@ -103,6 +102,22 @@ export function createChild(options: ChildOptions): Child {
     },
     stderr: () => stderr,
   }
+}
+
+const children = new Set<ChildProcess>()
+
+/** Children must not outlive this process, however it ends. */
+function endWithUs(child: ChildProcess): void {
+  if (children.size === 0) process.once('exit', endAll)
+  children.add(child)
+  child.once('exit', () => {
+    children.delete(child)
+    if (children.size === 0) process.removeListener('exit', endAll)
+  })
+}
+
+function endAll(): void {
+  for (const child of children) signalGroup(child, 'SIGKILL')
 }
 
 /** The child leads a group: what it runs under (a wrapper) and the process itself get the signal alike. */
