@@ -220,17 +220,20 @@ export function stampBatch(bytes: Uint8Array, at: number, baseOffset: number, le
 }
 
 /** The fields of a header that `writeHeader` does not derive. */
-export interface HeaderFields {
-  sizeBytes: number
-  leaderEpoch: number
+export interface HeaderFields
+  extends Pick<
+    BatchHeader,
+    | 'sizeBytes'
+    | 'leaderEpoch'
+    | 'lastOffsetDelta'
+    | 'baseTimestampMs'
+    | 'maxTimestampMs'
+    | 'producerId'
+    | 'producerEpoch'
+    | 'baseSequence'
+    | 'recordCount'
+  > {
   attributes: number
-  lastOffsetDelta: number
-  baseTimestampMs: number
-  maxTimestampMs: number
-  producerId: number
-  producerEpoch: number
-  baseSequence: number
-  recordCount: number
 }
 
 /** Writes the 61 bytes of a header at `at`, before records that are already there, and seals them with the CRC. */

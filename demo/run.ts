@@ -95,7 +95,8 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
     if (options.seconds !== null) secondsTimer = setTimeout(stopPublishing, options.seconds * 1000)
     const watching = watchLive(client, ledger, env, live.signal)
     const stopView = startView(stage, ledger, options.out)
-    const total = options.csvDirectory === null ? null : await countReadings(options.csvDirectory)
+    const total =
+      options.kill && options.csvDirectory !== null ? await countReadings(options.csvDirectory) : null
     const killing = options.kill ? killInRun(stage, ledger, total, options.seconds, publishing.signal) : null
     const publishers = Promise.all(
       devices.map(device =>
@@ -116,7 +117,8 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
     await finished
     await edgeDrained(stage.edgeUrl, giveUp.signal)
     await readBack(client, ledger)
-    await until(() => ledger.deliveredCount() >= ledger.report().stored, giveUp.signal)
+    const { stored } = ledger.report()
+    await until(() => ledger.deliveredCount() >= stored, giveUp.signal)
     clearTimeout(drainTimer)
     stopView()
     live.abort()

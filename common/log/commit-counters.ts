@@ -1,15 +1,10 @@
-/** What a committer counts; see DataDirStats. */
-export interface CommitCounters {
-  commits: number
-  committedBytes: number
-  commitFailures: number
-  pendingAppends: number
-  pendingBytes: number
-  diskFullRejections: number
-  throttledRejections: number
-  checkpoints: number
-  backgroundFailures: number
-}
+import type { DataDirStats } from './types.ts'
+
+/** What a committer counts. */
+export type CommitCounters = Omit<
+  DataDirStats,
+  'fdatasyncP50Ms' | 'fdatasyncP99Ms' | 'indexBytes' | 'indexesEvicted'
+>
 
 /** All zero. */
 export function newCommitCounters(): CommitCounters {

@@ -3,12 +3,11 @@
  * broker is what is measured. Arguments: JSON of LoadOptions; prints JSON of LoadResult.
  */
 
-import { once } from 'node:events'
 import type { Socket } from 'node:net'
-import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { generate } from 'mqtt-packet'
 import { cpuMs } from './measure.ts'
+import { connectMqtt } from './mqtt-connect.ts'
 
 export interface LoadOptions {
   port: number
@@ -70,22 +69,7 @@ function ringOf(options: LoadOptions, index: number): { ring: Buffer; places: nu
 }
 
 async function open(options: LoadOptions, index: number): Promise<Connection> {
-  const socket = connect(options.port, '127.0.0.1')
-  await once(socket, 'connect')
-  socket.setNoDelay(true)
-  socket.write(
-    generate({
-      cmd: 'connect',
-      protocolId: 'MQTT',
-      protocolVersion: 4,
-      clientId: `load-${process.pid}-${index}`,
-      clean: true,
-      keepalive: 0,
-    }),
-  )
-  const [connack]: unknown[] = await once(socket, 'data')
-  if (!(connack instanceof Buffer) || connack[0] !== 0x20 || connack[3] !== 0)
-    throw new Error(`connection ${index} was refused`)
+  const socket = await connectMqtt(options.port, `load-${process.pid}-${index}`)
   const sentMs = new Float64Array(options.window)
   return { socket, ...ringOf(options, index), sentMs, nextId: 0, partial: Buffer.alloc(0) }
 }

@@ -1,8 +1,7 @@
 /** Publishes numbered QoS 1 messages over one pipelined connection as fast as they are acked. */
 
-import { once } from 'node:events'
-import { connect } from 'node:net'
 import { generate } from 'mqtt-packet'
+import { connectMqtt } from './mqtt-connect.ts'
 
 const WINDOW = 4_000
 /** Digits of the number that every payload begins with. */
@@ -15,20 +14,7 @@ export async function publishNumbered(
   count: number,
   payloadBytes: number,
 ): Promise<void> {
-  const socket = connect(port, '127.0.0.1')
-  await once(socket, 'connect')
-  socket.setNoDelay(true)
-  socket.write(
-    generate({
-      cmd: 'connect',
-      protocolId: 'MQTT',
-      protocolVersion: 4,
-      clientId: 'numbered',
-      clean: true,
-      keepalive: 0,
-    }),
-  )
-  await once(socket, 'data')
+  const socket = await connectMqtt(port, 'numbered')
   const template = generate({
     cmd: 'publish',
     topic,
