@@ -32,8 +32,38 @@ export interface HubConfig {
   maxTopics: number
   /** All topics together. */
   maxPartitions: number
+  /** The node's part in a cluster; a hub without peers is a cluster of one. */
+  cluster: HubClusterConfig
   storage: HubStorageConfig
   limits: HubLimitsConfig
+}
+
+/** Settings of a node among nodes. */
+export interface HubClusterConfig {
+  /** ID@HOST:PORT of nodes to found or join the cluster with; this node may be among them. Used while the directory knows no others. */
+  peers: string[]
+  /** HOST:PORT to listen on for other nodes; null: this node's entry in `peers`, or not at all. */
+  peerListen: string | null
+  /** What nodes prove to each other that they belong together by, read from `peerSecretFile`; null: links stay on loopback. */
+  peerSecret: string | null
+  /** Mutual TLS between nodes. */
+  peerTls: { certFile: string; keyFile: string; caFile: string } | null
+  /** HOST:PORT told to clients; null: where `http` listens. */
+  advertisedHttp: string | null
+  /** Replicas of a partition go to different racks where there are enough. */
+  rack: string | null
+  /** Replicas of new topics, as far as there are nodes. */
+  defaultReplication: number
+  /** A node tells the controller so often that it lives. */
+  heartbeatMs: number
+  /** Silence after which the controller fences a node. */
+  sessionTimeoutMs: number
+  /** A voter waits from so long up to twice as long for the controller before it stands for election. */
+  electionTimeoutMs: number
+  /** A replica that has not caught up for so long leaves the in-sync set. */
+  replicaLagMaxMs: number
+  /** What a replica that is being added fetches at most, per node. */
+  reassignBytesPerSecond: number
 }
 
 /** Settings of the data directory, and what new topics start with. */
@@ -85,6 +115,20 @@ export const HUB_DEFAULTS: Readonly<HubConfig> = {
   defaultPartitions: 12,
   maxTopics: 10_000,
   maxPartitions: 100_000,
+  cluster: {
+    peers: [],
+    peerListen: null,
+    peerSecret: null,
+    peerTls: null,
+    advertisedHttp: null,
+    rack: null,
+    defaultReplication: 3,
+    heartbeatMs: 300,
+    sessionTimeoutMs: 1_500,
+    electionTimeoutMs: 800,
+    replicaLagMaxMs: 10 * SECOND_MS,
+    reassignBytesPerSecond: 50 * MIB,
+  },
   storage: {
     commitMs: 0,
     journalBytes: 64 * MIB,
@@ -108,7 +152,8 @@ export const HUB_DEFAULTS: Readonly<HubConfig> = {
 }
 
 /** What `defaultHubConfig` may be told apart from the defaults. */
-export type HubOverrides = Partial<Omit<HubConfig, 'storage' | 'limits'>> & {
+export type HubOverrides = Partial<Omit<HubConfig, 'cluster' | 'storage' | 'limits'>> & {
+  cluster?: Partial<HubClusterConfig>
   storage?: Partial<HubStorageConfig>
   limits?: Partial<HubLimitsConfig>
 }
@@ -118,6 +163,7 @@ export function defaultHubConfig(overrides: HubOverrides = {}): HubConfig {
   return {
     ...HUB_DEFAULTS,
     ...overrides,
+    cluster: { ...HUB_DEFAULTS.cluster, ...overrides.cluster },
     storage: { ...HUB_DEFAULTS.storage, ...overrides.storage },
     limits: { ...HUB_DEFAULTS.limits, ...overrides.limits },
   }

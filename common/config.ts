@@ -3,7 +3,7 @@ import type { z } from 'zod'
 import type { EdgeConfig } from './config-edge.ts'
 import { edgeSchema } from './config-edge.ts'
 import type { HubConfig } from './config-hub.ts'
-import { hubSchema } from './config-hub.ts'
+import { HUB_DEFAULTS, hubSchema } from './config-hub.ts'
 import type { ConfigIssue } from './config-issues.ts'
 import { describeIssue, knownPaths } from './config-issues.ts'
 import { messageOf, systemErrorCode, TributaryError } from './errors.ts'
@@ -65,7 +65,7 @@ export async function loadHubConfig(sources: ConfigSources): Promise<HubConfig> 
   const reader = new SecretReader(sources)
   const tokens = tokenFile === null ? [] : await reader.tokens('tokenFile', tokenFile)
   reader.throwIssues()
-  return { ...settings, tokens }
+  return { ...settings, tokens, cluster: HUB_DEFAULTS.cluster }
 }
 
 /** Checks every section of a file, with the environment as a start would see it. Throws `config_invalid`. */

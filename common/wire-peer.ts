@@ -1,0 +1,215 @@
+import type { ErrorCode } from './errors.ts'
+import type { GapFrame, LaneReport, LaneTip, RunFrame } from './wire.ts'
+
+/**
+ * What the nodes of a cluster say to each other: WebSocket messages, each one CBOR map whose `t` names the frame. Each node dials each
+ * other one; what the dialler asks, the other answers on the same link, so that bulk (fetched batches) flows unmasked from
+ * server to client. `batches` are whole RecordBatch v2 bytes end to end, moved and not decoded.
+ */
+
+export const PEER_PATH = '/v1/peer'
+export const PEER_PROTOCOL_MIN = 1
+export const PEER_PROTOCOL_MAX = 1
+
+// ---------------------------------------------------------------------------------------------- handshake
+
+/** First frame of a dialler. */
+export interface PeerHello {
+  t: 'peer-hello'
+  min: number
+  max: number
+  /** Null before the node is part of a cluster; nodes of different clusters refuse each other. */
+  clusterId: string | null
+  nodeId: number
+  directoryId: string
+  software: string
+  /** Whom the dialler wants: another node at this address refuses. */
+  to: number
+}
+
+/** The answer: who is there. */
+export interface PeerWelcome {
+  t: 'peer-welcome'
+  protocol: number
+  clusterId: string | null
+  nodeId: number
+  directoryId: string
+  software: string
+  maxFrameBytes: number
+  heartbeatMs: number
+  deadMs: number
+}
+
+// ------------------------------------------------------------------------------------- metadata (quorum)
+
+/** Messages of the consensus core, encoded by hub/engines/cluster/quorum; any may be lost. */
+export interface RaftFrame {
+  t: 'raft'
+  messages: Uint8Array[]
+}
+
+/** A node tells the active controller that it lives. */
+export interface NodeHeartbeat {
+  t: 'node-heartbeat'
+  nodeId: number
+  incarnation: number
+  /** Last metadata entry applied there. */
+  appliedIndex: number
+}
+
+/** A piece of a metadata snapshot for a member that is behind the log's start. Pieces come in order; the last one says so. */
+export interface SnapshotChunk {
+  t: 'snapshot-chunk'
+  /** The raft message that announces it, encoded; the same in each piece. */
+  message: Uint8Array
+  position: number
+  sizeBytes: number
+  bytes: Uint8Array
+}
+
+// ------------------------------------------------------------------------------------------- replication
+
+/** A follower's position in one partition, or a change of it. */
+export interface FetchPosition {
+  topicId: string
+  partition: number
+  /** The epoch the follower follows; another one at the leader is answered `fenced` (newer there) or `not_available` (older there) (KIP-320). */
+  leaderEpoch: number
+  /** The next offset it wants; -1: as before (only `durableEnd` moved). */
+  offset: number
+  /** Leader epoch of the last batch it has, -1 without any: tells divergence (KIP-595's lastFetchedEpoch). */
+  lastEpoch: number
+  /** One past what is synced at the follower. */
+  durableEnd: number
+}
+
+/**
+ * Follower -> leader: adds to or changes the incremental fetch session of this link (KIP-227); partitions not named stay as they
+ * were. It hands back the credit of the `fetched` frames it has taken.
+ */
+export interface FetchFrame {
+  t: 'fetch'
+  /** `seq` of the last `fetched` frame taken; 0 before any. */
+  taken: number
+  positions: FetchPosition[]
+  /** Partitions it no longer follows. */
+  forget: { topicId: string; partition: number }[]
+}
+
+/** What a leader tells of one partition. */
+export interface FetchedPartition {
+  topicId: string
+  partition: number
+  leaderEpoch: number
+  highWatermark: number
+  /** The leader's log start: the follower deletes below it. */
+  startOffset: number
+  /** Hub time of the newest of `batches`, for the follower's retention. */
+  hubTimeMs: number
+  /** From the offset asked for; empty where only the numbers moved. The leader sends no more until asked from the next offset. */
+  batches: Uint8Array
+  /** The logs part: the end offset, at the leader, of the largest epoch not above the follower's last (KIP-101, KIP-279). */
+  diverging?: { epoch: number; endOffset: number }
+  /** `offset_out_of_range`: below the leader's start, or beyond its end; `fenced`; `not_available`; `unknown_topic`. */
+  error?: ErrorCode
+}
+
+/** Leader -> follower: what became ready for the partitions of the session. At most `FETCH_WINDOW` of them are not taken yet. */
+export interface FetchedFrame {
+  t: 'fetched'
+  seq: number
+  partitions: FetchedPartition[]
+}
+
+/** Frames of fetched data a leader sends ahead of the follower's `taken`. */
+export const FETCH_WINDOW = 4
+
+// ------------------------------------------------------------------------------------- calls and answers
+
+interface PartitionRef {
+  topicId: string
+  partition: number
+}
+
+/** A lane of an edge, see LaneKey in hub/ports.ts. */
+interface LaneRef extends PartitionRef {
+  edgeId: string
+  lane: number
+}
+
+/** What a node asks of another; leaders answer for partitions, the active controller for `controller`. */
+export type PeerCall =
+  /** A controller request, its name and CBOR; answered by `value` and the index it is committed at. */
+  | { c: 'controller'; name: string; request: Uint8Array }
+  | ({ c: 'append'; acks: -1 | 0 | 1; batches: Uint8Array } & PartitionRef)
+  | ({ c: 'append-lane'; batches: Uint8Array } & LaneRef)
+  | ({ c: 'start-run'; start: Pick<RunFrame, 'run' | 'prev' | 'reason'> } & LaneRef)
+  | ({ c: 'declare-gap'; gap: Omit<GapFrame, 't' | 'log'> } & LaneRef)
+  | ({ c: 'remove-lane' } & LaneRef)
+  | ({ c: 'lane-tip' } & LaneRef)
+  | ({ c: 'bounds' } & PartitionRef)
+  /** Waits for data past `offset` up to `maxWaitMs` where there is none. */
+  | ({ c: 'read'; offset: number; maxBytes: number; maxWaitMs: number } & PartitionRef)
+  | ({ c: 'offset-for-time'; timeMs: number } & PartitionRef)
+  /** The producer snapshot at or above the leader's log start, for a replica that starts there. */
+  | ({ c: 'producer-snapshot' } & PartitionRef)
+  /** Edges connected to the node asked, as its EdgeInfo without what the metadata holds. */
+  | { c: 'presence' }
+
+export type PeerCallName = PeerCall['c']
+
+/** Bounds as in hub/ports.ts. */
+export interface PeerBounds {
+  startOffset: number
+  endOffset: number
+  highWatermark: number
+  leaderEpoch: number
+  sizeBytes: number
+}
+
+/** An edge's connection at one node. */
+export interface PeerPresence {
+  edgeId: string
+  connected: boolean
+  session: number
+  lastSeenMs: number
+  clockOffsetMs: number
+  report: { atMs: number; diskBytes: number; diskBudgetBytes: number; lanes: LaneReport[] } | null
+}
+
+/** Answers, by call. */
+export type PeerAnswer =
+  | { c: 'controller'; value: Uint8Array; index: number }
+  | { c: 'append'; baseOffset: number }
+  | { c: 'append-lane' | 'start-run' | 'declare-gap'; tip: LaneTip }
+  | { c: 'remove-lane' }
+  | { c: 'lane-tip'; tip: LaneTip | null; leaderEpoch: number }
+  | { c: 'bounds'; bounds: PeerBounds }
+  | { c: 'read'; batches: Uint8Array; nextOffset: number; bounds: PeerBounds }
+  | { c: 'offset-for-time'; offset: number }
+  | { c: 'producer-snapshot'; offset: number; bytes: Uint8Array }
+  | { c: 'presence'; edges: PeerPresence[] }
+
+export interface CallFrame {
+  t: 'call'
+  id: number
+  call: PeerCall
+}
+
+export interface AnswerFrame {
+  t: 'answer'
+  id: number
+  answer?: PeerAnswer
+  /** `details` of the error as in TributaryError: numbers, strings, booleans and null. */
+  error?: { code: ErrorCode; message: string; details: Record<string, number | string | boolean | null> }
+}
+
+/** All that goes over a peer link after the handshake. */
+export type PeerFrame =
+  | RaftFrame
+  | NodeHeartbeat
+  | SnapshotChunk
+  | FetchFrame
+  | FetchedFrame
+  | CallFrame
+  | AnswerFrame

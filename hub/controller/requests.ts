@@ -1,0 +1,75 @@
+import type { CreateTopic, Topic, TopicConfig } from '../ports.ts'
+import type { BindRequest, ConnectRequest, ConnectResponse } from './controller.ts'
+
+/**
+ * What may be asked of the controller. Any node may ask; the active controller judges (rules in this folder) and answers once
+ * the records are committed. Requests and responses travel between nodes as CBOR, so they are plain data.
+ */
+export interface ControllerCalls {
+  'create-topic': { request: CreateTopic; response: Topic }
+  'topic-for-producer': { request: { name: string }; response: Topic }
+  'alter-topic': {
+    request: { name: string; change: { partitions?: number; config?: Partial<TopicConfig> } }
+    response: Topic
+  }
+  'delete-topic': { request: { name: string }; response: Topic }
+  'connect-edge': { request: ConnectRequest; response: ConnectResponse }
+  'confirm-edge': { request: { edgeId: string; session: number }; response: null }
+  'remove-edge': { request: { edgeId: string }; response: null }
+  'bind-lane': { request: BindRequest; response: { topic: Topic; partition: number } }
+  'reserve-producer-ids': { request: Record<string, never>; response: { from: number; to: number } }
+  'register-node': { request: RegisterNode; response: { incarnation: number } }
+  /** An orderly stop: its leaders move first, then it is fenced. Resolves when others lead what they can. */
+  leave: { request: { nodeId: number; incarnation: number }; response: null }
+  'change-isr': { request: ChangeIsr; response: { results: IsrResult[] } }
+  'drain-node': { request: { nodeId: number; draining: boolean }; response: null }
+  /** Refused while the node holds replicas, unless all of them are elsewhere in sync. */
+  'remove-node': { request: { nodeId: number }; response: null }
+  /** New places for all partitions of a topic: `replication` replicas each, spread anew (null: as many as now). */
+  'reassign-topic': {
+    request: { name: string; replication: number | null }
+    response: { partitions: number }
+  }
+  /** Leaders back to the preferred replicas where those are in sync. */
+  balance: { request: Record<string, never>; response: { moved: number } }
+  /** An operator chooses a leader outside the in-sync set: what only the others held is lost. */
+  'elect-unclean': { request: { name: string; partition: number }; response: { leader: number } }
+}
+
+export type CallName = keyof ControllerCalls
+export type CallRequest<Name extends CallName> = ControllerCalls[Name]['request']
+export type CallResponse<Name extends CallName> = ControllerCalls[Name]['response']
+
+export interface RegisterNode {
+  nodeId: number
+  directoryId: string
+  peerAddress: string | null
+  httpAddress: string
+  rack: string | null
+  software: string
+  /**
+   * The directory came back below what it had recorded as durable, or stopped uncleanly under `flush: async`: it may lack what was
+   * committed with its help, so it leaves every in-sync set (but of partitions that have no other replica).
+   */
+  lostData: boolean
+}
+
+/** A leader's proposal of in-sync sets (KIP-497). */
+export interface ChangeIsr {
+  nodeId: number
+  incarnation: number
+  changes: {
+    topicId: string
+    partition: number
+    leaderEpoch: number
+    partitionEpoch: number
+    isr: number[]
+  }[]
+}
+
+/** `ok`: taken as proposed. `stale`: the leader's view is old, the image will tell it; `refused`: a proposed member is fenced, draining away or no replica. */
+export interface IsrResult {
+  topicId: string
+  partition: number
+  outcome: 'ok' | 'stale' | 'refused'
+}
