@@ -1,4 +1,6 @@
 import { isLoopback, parseAddress } from './address.ts'
+import type { HubClusterConfig } from './config-cluster.ts'
+import { CLUSTER_DEFAULTS, clusterIssue, clusterSection, MAX_NODE_ID } from './config-cluster.ts'
 import type { LogLevel } from './config-values.ts'
 import * as value from './config-values.ts'
 import {
@@ -36,34 +38,6 @@ export interface HubConfig {
   cluster: HubClusterConfig
   storage: HubStorageConfig
   limits: HubLimitsConfig
-}
-
-/** Settings of a node among nodes. */
-export interface HubClusterConfig {
-  /** ID@HOST:PORT of nodes to found or join the cluster with; this node may be among them. Used while the directory knows no others. */
-  peers: string[]
-  /** HOST:PORT to listen on for other nodes; null: this node's entry in `peers`, or not at all. */
-  peerListen: string | null
-  /** What nodes prove to each other that they belong together by, read from `peerSecretFile`; null: links stay on loopback. */
-  peerSecret: string | null
-  /** Mutual TLS between nodes. */
-  peerTls: { certFile: string; keyFile: string; caFile: string } | null
-  /** HOST:PORT told to clients; null: where `http` listens. */
-  advertisedHttp: string | null
-  /** Replicas of a partition go to different racks where there are enough. */
-  rack: string | null
-  /** Replicas of new topics, as far as there are nodes. */
-  defaultReplication: number
-  /** A node tells the controller so often that it lives. */
-  heartbeatMs: number
-  /** Silence after which the controller fences a node. */
-  sessionTimeoutMs: number
-  /** A voter waits from so long up to twice as long for the controller before it stands for election. */
-  electionTimeoutMs: number
-  /** A replica that has not caught up for so long leaves the in-sync set. */
-  replicaLagMaxMs: number
-  /** What a replica that is being added fetches at most, per node. */
-  reassignBytesPerSecond: number
 }
 
 /** Settings of the data directory, and what new topics start with. */
@@ -115,20 +89,7 @@ export const HUB_DEFAULTS: Readonly<HubConfig> = {
   defaultPartitions: 12,
   maxTopics: 10_000,
   maxPartitions: 100_000,
-  cluster: {
-    peers: [],
-    peerListen: null,
-    peerSecret: null,
-    peerTls: null,
-    advertisedHttp: null,
-    rack: null,
-    defaultReplication: 3,
-    heartbeatMs: 300,
-    sessionTimeoutMs: 1_500,
-    electionTimeoutMs: 800,
-    replicaLagMaxMs: 10 * SECOND_MS,
-    reassignBytesPerSecond: 50 * MIB,
-  },
+  cluster: CLUSTER_DEFAULTS,
   storage: {
     commitMs: 0,
     journalBytes: 64 * MIB,
@@ -177,7 +138,7 @@ export const hubSchema = value
   .section({
     data: value.path.default(HUB_DEFAULTS.data),
     http: value.listen.default(HUB_DEFAULTS.http),
-    nodeId: value.count({ min: 1, max: 2_147_483_647 }).default(HUB_DEFAULTS.nodeId),
+    nodeId: value.count({ min: 1, max: MAX_NODE_ID }).default(HUB_DEFAULTS.nodeId),
     tokenFile: value.pathOrOff.default(null),
     allowAnonymous: value.flag.default(HUB_DEFAULTS.allowAnonymous),
     logLevel: value.logLevel.default(HUB_DEFAULTS.logLevel),
@@ -185,6 +146,7 @@ export const hubSchema = value
     defaultPartitions: value.count({ min: 1, max: 10_000 }).default(HUB_DEFAULTS.defaultPartitions),
     maxTopics: value.count({ min: 1, max: 1_000_000 }).default(HUB_DEFAULTS.maxTopics),
     maxPartitions: value.count({ min: 1, max: 10_000_000 }).default(HUB_DEFAULTS.maxPartitions),
+    cluster: clusterSection,
     storage: value.section({
       commitMs: value.duration({ min: 0, max: MINUTE_MS }).default(storage.commitMs),
       journalBytes: value.size({ min: MIB, max: 16 * GIB }).default(storage.journalBytes),
@@ -221,6 +183,8 @@ export const hubSchema = value
         'a loopback address, unless tokenFile (--token-file) names tokens or allowAnonymous (--allow-anonymous) is true'
       wrong('http', message)
     }
+    const unfit = clusterIssue(parsed.nodeId, parsed.cluster)
+    if (unfit !== null) wrong(`cluster.${unfit[0]}`, unfit[1])
     if (limits.deadMs <= limits.heartbeatMs) wrong('limits.deadMs', 'more than limits.heartbeatMs')
     if (limits.maxFrameBytes < storage.maxRecordBytes * 2) {
       wrong(

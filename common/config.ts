@@ -3,7 +3,7 @@ import type { z } from 'zod'
 import type { EdgeConfig } from './config-edge.ts'
 import { edgeSchema } from './config-edge.ts'
 import type { HubConfig } from './config-hub.ts'
-import { HUB_DEFAULTS, hubSchema } from './config-hub.ts'
+import { hubSchema } from './config-hub.ts'
 import type { ConfigIssue } from './config-issues.ts'
 import { describeIssue, knownPaths } from './config-issues.ts'
 import { messageOf, systemErrorCode, TributaryError } from './errors.ts'
@@ -62,10 +62,17 @@ export async function loadEdgeConfig(sources: ConfigSources): Promise<EdgeConfig
 /** Loads what `tributary hub` runs with. Throws `config_invalid` like `loadEdgeConfig`. */
 export async function loadHubConfig(sources: ConfigSources): Promise<HubConfig> {
   const { tokenFile, ...settings } = await load('hub', hubSchema, sources)
+  const { peerSecretFile, ...cluster } = settings.cluster
   const reader = new SecretReader(sources)
   const tokens = tokenFile === null ? [] : await reader.tokens('tokenFile', tokenFile)
+  const peerSecret =
+    peerSecretFile === null ? null : (await reader.tokens('cluster.peerSecretFile', peerSecretFile))[0]
+  if (cluster.peerTls !== null) {
+    for (const [name, file] of Object.entries(cluster.peerTls))
+      await reader.text(`cluster.peerTls.${name}`, file)
+  }
   reader.throwIssues()
-  return { ...settings, tokens, cluster: HUB_DEFAULTS.cluster }
+  return { ...settings, tokens, cluster: { ...cluster, peerSecret: peerSecret ?? null } }
 }
 
 /** Checks every section of a file, with the environment as a start would see it. Throws `config_invalid`. */
@@ -101,7 +108,18 @@ function environmentName(path: string): string {
 }
 
 /** Keys that name files or folders. */
-const PATH_KEYS = ['data', 'tokenFile', 'ca', 'mqtt.usersFile', 'mqtt.tls.certFile', 'mqtt.tls.keyFile']
+const PATH_KEYS = [
+  'data',
+  'tokenFile',
+  'ca',
+  'mqtt.usersFile',
+  'mqtt.tls.certFile',
+  'mqtt.tls.keyFile',
+  'cluster.peerSecretFile',
+  'cluster.peerTls.certFile',
+  'cluster.peerTls.keyFile',
+  'cluster.peerTls.caFile',
+]
 
 type Tree = Record<string, unknown>
 

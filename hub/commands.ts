@@ -22,6 +22,28 @@ const SETTINGS: readonly SettingFlag[] = [
     description: 'listen beyond loopback without tokens',
     paths: ['allowAnonymous'],
   },
+  { flags: '--node <id>', description: "this node's id in its cluster (default: 1)", paths: ['nodeId'] },
+  {
+    flags: '--peers <id@host:port,...>',
+    description: 'nodes to found or join a cluster with, this one among them',
+    paths: ['cluster.peers'],
+  },
+  {
+    flags: '--peer-listen <host:port>',
+    description: 'where other nodes reach this one (default: its entry in --peers)',
+    paths: ['cluster.peerListen'],
+  },
+  {
+    flags: '--peer-secret-file <file>',
+    description: 'what nodes prove to each other that they belong together by',
+    paths: ['cluster.peerSecretFile'],
+  },
+  {
+    flags: '--advertised-http <host:port>',
+    description: 'where clients and edges are told to find this node (default: --http)',
+    paths: ['cluster.advertisedHttp'],
+  },
+  { flags: '--rack <name>', description: 'replicas are spread over racks', paths: ['cluster.rack'] },
   {
     flags: '--log-level <level>',
     description: 'trace, debug, info, warn, error (default: info)',
@@ -38,6 +60,7 @@ export function addHubCommands(program: Command, cli: Cli): void {
       examples(
         'tributary hub',
         'tributary hub --data /var/lib/tributary --http 0.0.0.0:7600 --token-file tokens',
+        'tributary hub --node 2 --peers 1@10.0.0.1:7700,2@10.0.0.2:7700,3@10.0.0.3:7700 --peer-secret-file secret',
       ),
     )
     .action(() => runHub(hub, cli))

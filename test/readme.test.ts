@@ -33,7 +33,7 @@ function shown(path: string, defaults: object): string {
 }
 
 /** Explained in words instead. */
-const IN_WORDS = ['id', 'rules', 'topics']
+const IN_WORDS = ['id', 'rules', 'topics', 'cluster.peers']
 
 describe('the README', () => {
   test.each([
