@@ -29,7 +29,7 @@ import type {
   UplinkHubFrame,
   WelcomeFrame,
 } from './wire.ts'
-import { GAP_REASONS, WIRE_LIMITS } from './wire.ts'
+import { GAP_REASONS, isSummary, WIRE_LIMITS } from './wire.ts'
 import { Fields } from './wire-fields.ts'
 
 /** The frames of wire.ts to and from bytes, validated field by field. */
@@ -320,7 +320,9 @@ function decodeGap(f: Fields): GapFrame {
   }
   if (gap.to < gap.from) f.bad('to', 'at least from')
   if (gap.localTo < gap.localFrom) f.bad('localTo', 'at least localFrom')
-  return gap
+  if (!isSummary(gap.reason)) return gap
+  if (gap.to !== gap.from + 1) f.bad('to', 'from + 1 in a summary')
+  return { ...gap, count: f.positive('count'), keys: f.positive('keys') }
 }
 
 function decodeAck(f: Fields): AckFrame {

@@ -191,12 +191,25 @@ export const GAP_REASONS = [
   'wiped',
   'fork',
   'moved',
+  'conflated',
+  'thinned',
 ] as const
 export type GapReason = (typeof GAP_REASONS)[number]
+
+/** The reasons of summaries: readings that a policy of the edge dropped before they had sequences. */
+export type SummaryReason = Extract<GapReason, 'conflated' | 'thinned'>
+
+/** Whether a gap of this reason is a summary, see GapFrame. */
+export function isSummary(reason: GapReason): reason is SummaryReason {
+  return reason === 'conflated' || reason === 'thinned'
+}
 
 /**
  * Edge: records [from, to) of `run` will never come. Idempotent by (run, from, to); the hub clips what it already
  * holds. Advances the run's next sequence to `to`. `run` need not be the connection's current run: it is the tip's or one announced.
+ *
+ * A *summary* (`conflated`, `thinned`) declares readings that a policy of the edge dropped before they had sequences. It takes one
+ * sequence of its own, which keeps it in its place and lets it count once, and says how many readings it stands for.
  */
 export interface GapFrame {
   t: 'gap'
@@ -211,6 +224,9 @@ export interface GapFrame {
   /** The same range in the edge's local offsets. */
   localFrom: number
   localTo: number
+  /** Readings that a summary stands for, and of how many keys. There in summaries, and nowhere else. */
+  count?: number
+  keys?: number
 }
 
 /**

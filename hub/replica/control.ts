@@ -28,6 +28,8 @@ const gapSchema = z.object({
   localTo: sequence,
   /** Null: not known, and then from and to say nothing. */
   count: sequence.nullable(),
+  /** Of a summary: `count` readings of so many keys, dropped by a policy of the edge; from and to are its own place. */
+  keys: sequence.nullable().default(null),
 })
 
 const runSchema = z.object({
@@ -44,8 +46,8 @@ export type RunControl = z.infer<typeof runSchema>
 
 /** A gap as it stands in the log. */
 export function gapControl({ edge, lane }: LaneId, gap: GapRange, count: number | null): GapControl {
-  const { run, from, to, reason, firstMs, lastMs, localFrom, localTo } = gap
-  return { edge, lane, run, from, to, reason, firstMs, lastMs, localFrom, localTo, count }
+  const { run, from, to, reason, firstMs, lastMs, localFrom, localTo, keys = null } = gap
+  return { edge, lane, run, from, to, reason, firstMs, lastMs, localFrom, localTo, count, keys }
 }
 
 /** A run's start as it stands in the log. */

@@ -102,13 +102,16 @@ export function laneOperations(
       if (left === null) return committed(() => tipNow(id))
       const before = producers.lane(id)
       const undo = [producers.applyGap(left.run, left.to)]
-      const count = left.to - left.from
+      const count = left.count ?? left.to - left.from
       const control = gapControl(id, left, count)
       const offset = log.endOffset()
       const done = commitLane(id, before, gapBatch(control), false, undo)
       if (log.endOffset() === offset) return done
-      counters.gaps++
-      counters.gapRecords += count
+      if (control.keys !== null) counters.summarised += count
+      else {
+        counters.gaps++
+        counters.gapRecords += count
+      }
       onGap(control, offset)
       return done
     },

@@ -13,6 +13,8 @@ export interface TopicCounters {
   /** Gaps declared, and records missing by those whose count is known. */
   gaps: number
   gapRecords: number
+  /** Readings that policies of edges dropped, by their summaries. */
+  summarised: number
   runs: number
   /** Appends, runs and gaps refused, by code. */
   refused: Partial<Record<ErrorCode, number>>
@@ -29,6 +31,7 @@ export function newTopicCounters(): TopicCounters {
     bytesOut: 0,
     gaps: 0,
     gapRecords: 0,
+    summarised: 0,
     runs: 0,
     refused: {},
   }

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import { ERROR_CODES } from '../../common/errors.ts'
 import type { Frame } from '../../common/wire.ts'
-import { GAP_REASONS } from '../../common/wire.ts'
+import { GAP_REASONS, isSummary } from '../../common/wire.ts'
 import type { ExpectedFrames } from '../../common/wire-codec.ts'
 
 /** Arbitrary valid frames, with who may send them. */
@@ -86,13 +86,28 @@ const open = fc.tuple(fc.nat(1_023), fc.nat(1_023)).chain(([one, other]) =>
     partitionBy: fc.constantFrom('edge', 'key'),
   }),
 )
+const summary = fc.nat().chain(from =>
+  record('gap', {
+    log: uint,
+    run: uint,
+    from: fc.constant(from),
+    to: fc.constant(from + 1),
+    reason: fc.constantFrom(...GAP_REASONS.filter(isSummary)),
+    firstMs: nullable(int),
+    lastMs: nullable(int),
+    localFrom: fc.constant(from),
+    localTo: fc.constant(from + 1),
+    count: positive,
+    keys: positive,
+  }),
+)
 const gap = fc.tuple(uint, uint, uint, uint).chain(([a, b, c, d]) =>
   record('gap', {
     log: uint,
     run: uint,
     from: fc.constant(Math.min(a, b)),
     to: fc.constant(Math.max(a, b)),
-    reason: fc.constantFrom(...GAP_REASONS),
+    reason: fc.constantFrom(...GAP_REASONS.filter(reason => !isSummary(reason))),
     firstMs: nullable(int),
     lastMs: nullable(int),
     localFrom: fc.constant(Math.min(c, d)),
@@ -148,6 +163,7 @@ const bySender = {
       reason: fc.constantFrom('next', 'first', 'wiped', 'fork', 'moved'),
     }),
     gap,
+    summary,
     record('append', { log: uint, batches: bytes }),
     record('report', {
       nowMs: int,

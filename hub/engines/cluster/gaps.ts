@@ -21,6 +21,8 @@ export interface GapNotice {
   from: number
   to: number
   count: number | null
+  /** Of how many keys, where a policy of the edge dropped `count` readings. */
+  keys: number | null
   reason: string
   firstMs: number | null
   lastMs: number | null
@@ -64,11 +66,13 @@ export function createGapWriter(state: StateLog, clock: Clock, log: Logger): Gap
       for (const notice of early.splice(0)) write(notice)
     },
     declared: (topic, partition, offset, gap) => {
-      const { edge, lane, run, from, to, count, reason, firstMs, lastMs } = gap
+      const { edge, lane, run, from, to, count, keys, reason, firstMs, lastMs } = gap
       const where = { topic: topic.name, topicId: topic.topicId, partition, offset }
       const declaredMs = Math.round(clock.nowMs())
-      write({ ...where, edge, lane, run, from, to, count, reason, firstMs, lastMs, declaredMs })
-      log.warn({ ...where, edge, lane, run, from, to, count, reason }, 'an edge declared a gap')
+      write({ ...where, edge, lane, run, from, to, count, keys, reason, firstMs, lastMs, declaredMs })
+      // What an edge drops by its policy is as its operator wants it.
+      if (keys === null)
+        log.warn({ ...where, edge, lane, run, from, to, count, reason }, 'an edge declared a gap')
     },
     damaged: (topic, partition, damage) => {
       const { fromOffset: from, toOffset: to, segment, bytePosition, reason } = damage
@@ -76,7 +80,7 @@ export function createGapWriter(state: StateLog, clock: Clock, log: Logger): Gap
       if (state.get(key) !== undefined) return
       const where = { topic: topic.name, topicId: topic.topicId, partition, offset: from }
       log.error({ ...where, from, to, segment, bytePosition, why: reason }, 'records of the hub are damaged')
-      const unknown = { edge: null, lane: null, run: null, firstMs: null, lastMs: null }
+      const unknown = { edge: null, lane: null, run: null, keys: null, firstMs: null, lastMs: null }
       const declaredMs = Math.round(clock.nowMs())
       write({ ...where, ...unknown, from, to, count: to - from, reason: 'damage', declaredMs })
       state.put([{ key, value: utf8(String(declaredMs)) }]).catch(error => {

@@ -18,6 +18,11 @@ const TOPIC_METRICS: readonly (readonly [PlainCounter, string, string])[] = [
   ['bytesOut', 'bytes_out', 'Bytes of batches read.'],
   ['gaps', 'gaps', 'Gaps declared.'],
   ['gapRecords', 'gap_records', 'Records missing by declared gaps, where their count is known.'],
+  [
+    'summarised',
+    'summarised_readings',
+    'Readings that edges dropped by policy (conflate, thin), as they declared.',
+  ],
   ['runs', 'runs', 'Runs of edges begun.'],
 ]
 

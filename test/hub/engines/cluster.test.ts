@@ -59,6 +59,7 @@ describe('the cluster engine', () => {
         from,
         to,
         count: 5,
+        keys: null,
         reason,
         firstMs,
         lastMs,

@@ -167,6 +167,21 @@ describe('gaps and runs', () => {
     expect(counters).toMatchObject({ gaps: 1, gapRecords: 7, runs: 2 })
   })
 
+  it('that are summaries take one sequence and count the readings they stand for, once', async () => {
+    const { partition, gaps, counters } = await openOn()
+    await partition.startRun(id, { run: P, prev: null, reason: 'first' })
+    await partition.appendLane(id, runOf(P, 0, 2))
+    const summary = { ...gap(P, 2, 3), reason: 'thinned' as const, count: 40, keys: 3 }
+    for (let time = 0; time < 2; time++) {
+      expect(await partition.declareGap(id, summary)).toEqual({ run: P, next: 3, committed: 3 })
+    }
+    expect(await partition.appendLane(id, runOf(P, 3, 1))).toMatchObject({ committed: 4 })
+    expect(gaps).toMatchObject([
+      { gap: { reason: 'thinned', from: 2, to: 3, count: 40, keys: 3 }, offset: 3 },
+    ])
+    expect(counters).toMatchObject({ gaps: 0, gapRecords: 0, summarised: 40 })
+  })
+
   it('of unknown count are declared with the run', async () => {
     const { partition, gaps } = await openOn()
     await partition.startRun(id, { run: P, prev: null, reason: 'first' })
