@@ -1,3 +1,4 @@
+import { assert } from '../assert.ts'
 import { ATTRIBUTE_CONTROL, stampBatch } from '../batch.ts'
 import { readI16, readI32, readI64OrNaN } from '../bytes.ts'
 import { crc32c } from '../crc32c.ts'
@@ -18,7 +19,8 @@ export interface DataItem {
   firstOffset: number
   endOffset: number
   appendTimeMs: number
-  leaderEpoch: number
+  /** Undefined: the batches stand as another replica stamped them. */
+  leaderEpoch: number | undefined
   useReserve: boolean
   /** Base offsets asked for by control batches that jump, in order. */
   jumps: readonly number[]
@@ -52,7 +54,8 @@ export function entryCost(log: SegmentedLog | undefined): number {
   return ENTRY_BYTES + (log === undefined ? 0 : Buffer.byteLength(log.name))
 }
 
-interface Walked {
+/** Where the batches of an append go. */
+export interface WalkedRun {
   endOffset: number
   firstOffset: number
   jumps: readonly number[]
@@ -70,28 +73,13 @@ export function stampRun(
   leaderEpoch: number,
   maxBatchBytes: number,
   jumps?: readonly number[],
-): Walked {
+): WalkedRun {
   let at = 0
   let offset = nextOffset
   let first = -1
   let jumped: number[] | undefined
-  if (bytes.length === 0) throw new TributaryError('invalid_argument', 'an append without batches')
   // All is checked before anything is stamped: a refused append leaves the caller's bytes as they were.
-  while (at < bytes.length) {
-    const sizeBytes = bytes.length - at < 61 ? 0 : readI32(bytes, at + 8) + 12
-    if (sizeBytes < 61 || sizeBytes > bytes.length - at || readI32(bytes, at + 23) < 0) {
-      throw new TributaryError('corrupt_batch', `an append must be whole batches; byte ${at} starts none`)
-    }
-    if (sizeBytes > maxBatchBytes) {
-      throw new TributaryError(
-        'record_too_large',
-        `a batch of ${sizeBytes} bytes is over the log's maxBatchBytes of ${maxBatchBytes}`,
-        { details: { sizeBytes, maxBatchBytes } },
-      )
-    }
-    at += sizeBytes
-  }
-  at = 0
+  checkRun(bytes, maxBatchBytes)
   while (at < bytes.length) {
     if ((readI16(bytes, at + 21) & ATTRIBUTE_CONTROL) !== 0) {
       const wanted = readI64OrNaN(bytes, at)
@@ -107,6 +95,47 @@ export function stampRun(
     at += readI32(bytes, at + 8) + 12
   }
   return { firstOffset: first, endOffset: offset, jumps: jumped ?? NO_JUMPS }
+}
+
+function checkRun(bytes: Uint8Array, maxBatchBytes: number): void {
+  if (bytes.length === 0) throw new TributaryError('invalid_argument', 'an append without batches')
+  for (let at = 0; at < bytes.length; ) {
+    const sizeBytes = bytes.length - at < 61 ? 0 : readI32(bytes, at + 8) + 12
+    if (sizeBytes < 61 || sizeBytes > bytes.length - at || readI32(bytes, at + 23) < 0) {
+      throw new TributaryError('corrupt_batch', `an append must be whole batches; byte ${at} starts none`)
+    }
+    if (sizeBytes > maxBatchBytes) {
+      throw new TributaryError(
+        'record_too_large',
+        `a batch of ${sizeBytes} bytes is over the log's maxBatchBytes of ${maxBatchBytes}`,
+        { details: { sizeBytes, maxBatchBytes } },
+      )
+    }
+    at += sizeBytes
+  }
+}
+
+/**
+ * Where a run of batches goes that another replica stamped: from `nextOffset` on without a hole, save where control
+ * batches jump. `maxBatchBytes` does not count: what the leader took, its followers take.
+ */
+export function stampedRun(bytes: Uint8Array, nextOffset: number): WalkedRun {
+  checkRun(bytes, Number.POSITIVE_INFINITY)
+  let offset = nextOffset
+  let first = -1
+  for (let at = 0; at < bytes.length; at += readI32(bytes, at + 8) + 12) {
+    const baseOffset = readI64OrNaN(bytes, at)
+    const jumps = baseOffset > offset && (readI16(bytes, at + 21) & ATTRIBUTE_CONTROL) !== 0
+    if (baseOffset !== offset && !jumps) {
+      throw new TributaryError(
+        'corrupt_batch',
+        `a replicated batch starts at offset ${baseOffset}, its log goes on at ${offset}: fetch from there`,
+      )
+    }
+    if (first < 0) first = baseOffset
+    offset = baseOffset + readI32(bytes, at + 23) + 1
+  }
+  return { firstOffset: first, endOffset: offset, jumps: NO_JUMPS }
 }
 
 /** What a commit writes to segments: neighbours in one segment are one write. */
@@ -218,10 +247,12 @@ export function stampAgain(out: readonly Turn[], left: readonly Turn[]): number 
   for (const { log } of [...refused, ...kept]) log.endOffset = log.durableEndOffset
   for (const { bytes, leaderEpoch, jumps } of refused) {
     // The caller may append the same bytes again: no stamp may look like a jump then.
-    stampRun(bytes, 0, leaderEpoch, bytes.length, jumps)
+    if (leaderEpoch !== undefined) stampRun(bytes, 0, leaderEpoch, bytes.length, jumps)
   }
   for (const item of kept) {
     const { bytes, leaderEpoch, jumps, log } = item
+    // Replicated batches have no claim to the reserve, so none is kept while others are refused.
+    assert(leaderEpoch !== undefined, 'replicated batches can not be stamped again')
     const run = stampRun(bytes, log.endOffset, leaderEpoch, bytes.length, jumps)
     item.previousEnd = log.endOffset
     item.firstOffset = run.firstOffset

@@ -1,18 +1,19 @@
 import { assert } from '../assert.ts'
 import type { Clock, Disk } from '../env.ts'
 import { TributaryError } from '../errors.ts'
-import { stampRun } from './commit-plan.ts'
+import type { WalkedRun } from './commit-plan.ts'
+import { stampedRun, stampRun } from './commit-plan.ts'
 import type { Committer } from './committer.ts'
+import { cutAfter, restartLog } from './cut.ts'
 import type { FilePool } from './files.ts'
 import type { IndexCache } from './index-cache.ts'
 import { plainEntry } from './journal-format.ts'
 import { offsetForEventTime, readLog } from './reader.ts'
 import { retentionStart } from './retention.ts'
-import { scanBatches } from './scan.ts'
 import type { Segment, SegmentedLog } from './segmented-log.ts'
-import { loadMeta, removeSegment, segmentIndex } from './segmented-log.ts'
+import { loadMeta, removeSegment } from './segmented-log.ts'
 import type { TailCache } from './tail-cache.ts'
-import type { Appended, AppendOptions, Damage, Log } from './types.ts'
+import type { Appended, AppendOptions, Damage, Log, ReplicaOptions } from './types.ts'
 
 /** An active segment goes with what is truncated before its end only from this size on: making files costs too. */
 const DROP_ACTIVE_FROM_BYTES = 1024 * 1024
@@ -27,39 +28,75 @@ export interface LogContext {
   indexes: IndexCache
 }
 
+interface Told {
+  resolve(appended: Appended): void
+  reject(error: unknown): void
+}
+
 /** The Log that users see, over what the directory knows of it. */
 export function logOver(log: SegmentedLog, context: LogContext): Log {
   const { committer, clock, disk, files } = context
-  let cutting = false
+  /** The cut under way. */
+  let cutting: Promise<void> | undefined
+
+  const admit = (bytes: Uint8Array): void => {
+    assert(cutting === undefined, `append to ${log.name} while it is truncated`)
+    if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
+    committer.admit(bytes.length)
+  }
+
+  const enqueue = (bytes: Uint8Array, run: WalkedRun, options: AppendOptions, told: Told): void => {
+    committer.enqueue({
+      kind: 'data',
+      log,
+      bytes,
+      previousEnd: log.endOffset,
+      firstOffset: run.firstOffset,
+      endOffset: run.endOffset,
+      jumps: run.jumps,
+      appendTimeMs: Math.floor(options.appendTimeMs ?? clock.nowMs()),
+      leaderEpoch: options.leaderEpoch,
+      useReserve: options.useReserve ?? false,
+      resolve: told.resolve,
+      reject: told.reject,
+    })
+    log.endOffset = run.endOffset
+  }
 
   const append = (bytes: Uint8Array, options: AppendOptions = {}): Promise<Appended> =>
     new Promise((resolve, reject) => {
       // A throw rejects.
-      assert(!cutting, `append to ${log.name} while it is truncated`)
-      if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
-      committer.admit(bytes.length)
+      admit(bytes)
       const leaderEpoch = options.leaderEpoch ?? 0
       const run = stampRun(bytes, log.endOffset, leaderEpoch, log.options.maxBatchBytes)
-      committer.enqueue({
-        kind: 'data',
-        log,
-        bytes,
-        previousEnd: log.endOffset,
-        firstOffset: run.firstOffset,
-        endOffset: run.endOffset,
-        jumps: run.jumps,
-        appendTimeMs: Math.floor(options.appendTimeMs ?? clock.nowMs()),
-        leaderEpoch,
-        useReserve: options.useReserve ?? false,
-        resolve,
-        reject,
-      })
-      log.endOffset = run.endOffset
+      enqueue(bytes, run, { ...options, leaderEpoch }, { resolve, reject })
     })
 
+  const appendReplica = (bytes: Uint8Array, { appendTimeMs }: ReplicaOptions = {}): Promise<Appended> =>
+    new Promise((resolve, reject) => {
+      admit(bytes)
+      const run = stampedRun(bytes, log.endOffset)
+      enqueue(bytes, run, appendTimeMs === undefined ? {} : { appendTimeMs }, { resolve, reject })
+    })
+
+  /** Cuts one after another; what moves the start waits for them, or it might end up beyond the end. */
+  const cut = async (work: () => Promise<void>): Promise<void> => {
+    assert(cutting === undefined, `${log.name} is already being truncated`)
+    if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
+    cutting = work()
+    try {
+      await cutting
+    } finally {
+      cutting = undefined
+    }
+  }
+
+  const cutDone = async (): Promise<void> => {
+    while (cutting !== undefined) await cutting.catch(() => {})
+  }
+
   const moveStart = async (offset: number): Promise<void> => {
-    if (offset <= log.startOffset) return
-    assert(offset <= log.durableEndOffset, `truncateBefore ${offset} is past the durable end of ${log.name}`)
+    if (offset <= log.startOffset || log.deleted) return
     await new Promise<void>((resolve, reject) => {
       committer.enqueue({
         kind: 'fact',
@@ -86,6 +123,14 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       log.options = options
     },
     append,
+    appendReplica,
+    restartAt: offset => cut(() => restartLog(log, offset, context)),
+    hubTimeAt: async offset => {
+      const segment = log.segments[log.segmentAt(offset)]
+      if (segment === undefined) return null
+      await loadMeta(segment, disk)
+      return segment.lastTimeMs ?? null
+    },
     read: (offset, maxBytes, limitOffset = Number.MAX_SAFE_INTEGER) =>
       readLog(log, offset, maxBytes, limitOffset, context),
     damage: () => log.damage,
@@ -94,19 +139,20 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       log.isolated.add(damage)
     },
     offsetForEventTime: timestampMs => offsetForEventTime(log, timestampMs, context),
-    truncateBefore: moveStart,
+    truncateBefore: async offset => {
+      assert(
+        offset <= log.durableEndOffset,
+        `truncateBefore ${offset} is past the durable end of ${log.name}`,
+      )
+      await cutDone()
+      await moveStart(Math.min(offset, log.durableEndOffset))
+    },
     truncateAfter: async offset => {
-      if (offset >= log.endOffset) return
-      assert(!cutting, `${log.name} is already being truncated`)
-      cutting = true
-      try {
-        await cutAfter(log, offset, context)
-      } finally {
-        cutting = false
-      }
+      if (offset < log.endOffset) await cut(() => cutAfter(log, offset, context))
     },
     applyRetention: async (hubTimeMs, limitOffset) => {
       for (const segment of log.segments) await loadMeta(segment, disk)
+      await cutDone()
       const start = retentionStart(
         retentionView(log),
         log.options,
@@ -125,23 +171,6 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       assert(log.listener === undefined, `${log.name} has a listener already`)
       log.listener = listener
     },
-  }
-
-  async function cutAfter(target: SegmentedLog, offset: number, deps: LogContext): Promise<void> {
-    // What is under way goes first: the cut is of a durable log.
-    await new Promise<void>((resolve, reject) => {
-      committer.enqueue({ kind: 'fact', entry: undefined, after: () => {}, resolve, reject })
-      committer.hurry()
-    })
-    const place = await cutPlace(target, offset, deps)
-    const entry = plainEntry('cut', target.id, target.name, place.offset)
-    entry.segmentBase = place.segment?.baseOffset ?? -1
-    entry.position = place.position
-    await new Promise<void>((resolve, reject) => {
-      const after = (): Promise<void> => applyCut(target, place, deps)
-      committer.enqueue({ kind: 'fact', entry, after, resolve, reject }, true)
-      committer.hurry()
-    })
   }
 
   function dropBelowStart(target: SegmentedLog, deps: LogContext): void {
@@ -185,62 +214,4 @@ function retentionView(
     // Without its sidecar a segment is at most as old as the next one's first append.
     newestTimeMs: segment.lastTimeMs ?? log.segments[at + 1]?.firstTimeMs,
   }))
-}
-
-interface CutPlace {
-  segment: Segment | undefined
-  position: number
-  /** The new end: where the last batch below the cut ends. */
-  offset: number
-}
-
-async function cutPlace(log: SegmentedLog, offset: number, deps: LogContext): Promise<CutPlace> {
-  const segment = log.segments[log.segmentAt(offset)]
-  if (segment === undefined || offset <= segment.baseOffset) {
-    const before = log.segments[log.segmentAt(offset) - 1]
-    const end = Math.max(log.startOffset, Math.min(offset, log.durableEndOffset))
-    return { segment: before, position: before?.sizeBytes ?? 0, offset: end }
-  }
-  const index = await segmentIndex(segment, log, deps)
-  const entry = index.entryFor(offset - segment.baseOffset)
-  return deps.files.use(`${segment.path}.log`, async file => {
-    const range = {
-      fromPosition: entry.position,
-      toPosition: segment.sizeBytes,
-      offset: segment.baseOffset + entry.relativeOffset,
-    }
-    const found = await scanBatches(file, range, false, header => header.lastOffset < offset)
-    return { segment, position: found.position, offset: found.offset }
-  })
-}
-
-async function applyCut(log: SegmentedLog, place: CutPlace, deps: LogContext): Promise<void> {
-  const { disk, files, committer, tailCache } = deps
-  log.cuts++
-  tailCache.clear(log.tail)
-  const keep = place.segment === undefined ? 0 : log.segments.indexOf(place.segment) + 1
-  const gone = log.segments.slice(keep)
-  log.segments = log.segments.slice(0, keep)
-  log.endOffset = place.offset
-  log.durableEndOffset = place.offset
-  log.damage = log.damage.filter(damage => damage.fromOffset < place.offset)
-  const { segment } = place
-  for (const old of gone) deps.indexes.forget(old)
-  if (segment !== undefined) {
-    segment.sizeBytes = place.position
-    segment.writtenBytes = place.position
-    segment.endOffset = place.offset
-    segment.index = undefined
-    segment.readyIndex = undefined
-    // It is written again from here on: what its sidecar says is of other batches.
-    segment.metaLoaded = true
-    deps.indexes.forget(segment)
-    await files.write(`${segment.path}.log`, file => file.truncate(place.position))
-    await disk.remove(`${segment.path}.index`)
-    await disk.remove(`${segment.path}.timeindex`)
-    await disk.remove(`${segment.path}.meta`)
-    committer.touched(segment.path, log.folder)
-  }
-  for (const old of gone) await removeSegment(old, disk, files)
-  committer.touched(undefined, log.folder)
 }

@@ -34,7 +34,7 @@ export interface LogPlan {
   replays: Replay[]
   /** Batches are checked from here on: the checkpoint vouches for what lies before. */
   verify: { segmentBase: number; position: number; offset: number } | undefined
-  /** A cut was replayed: bytes past the end are what it left, not a torn tail. */
+  /** A cut or restart was replayed: bytes past the end are what it left, not a torn tail. */
   wasCut: boolean
   damage: Damage[]
 }
@@ -102,6 +102,7 @@ function replayEntry(plan: RecoveryPlan, entry: JournalEntry, half: number, payl
   }
   if (entry.kind === 'start') log.startOffset = Math.max(log.startOffset, entry.firstOffset)
   else if (entry.kind === 'cut') replayCut(log, entry)
+  else if (entry.kind === 'restart') replayRestart(log, entry.firstOffset)
   else if (entry.kind === 'data') replayData(log, entry, half, payloadAt)
 }
 
@@ -146,6 +147,20 @@ function replayCut(log: LogPlan, entry: JournalEntry): void {
   log.endOffset = firstOffset
   log.wasCut = true
   log.damage = log.damage.filter(damage => damage.fromOffset < firstOffset)
+}
+
+function replayRestart(log: LogPlan, offset: number): void {
+  log.startOffset = offset
+  log.endOffset = offset
+  log.segmentBase = -1
+  log.position = 0
+  log.ends.clear()
+  log.firstTimeMs = undefined
+  log.lastTimeMs = undefined
+  log.replays = []
+  log.verify = undefined
+  log.wasCut = true
+  log.damage = []
 }
 
 function isBefore(

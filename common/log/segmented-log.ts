@@ -17,6 +17,8 @@ const SAVE_INDEX_AT_ENTRIES = 1024
 const MAX_SEGMENT_OFFSETS = 2 ** 31
 const MAX_SEGMENT_BYTES = 2 ** 31
 const META_BYTES = 36
+/** For a segment that has no sidecar to load. */
+export const KNOWN: Promise<void> = Promise.resolve()
 
 /** One segment: a file of batches end to end. */
 export interface Segment {
@@ -34,7 +36,8 @@ export interface Segment {
   lastTimeMs: number | undefined
   /** Newest event time, where known. */
   maxEventTimeMs: number | undefined
-  metaLoaded: boolean
+  /** Its sidecar's times are filled in, or need not be; undefined before anyone asked. */
+  metaLoaded: Promise<void> | undefined
   index: Promise<SegmentIndex> | undefined
   /** The same once there, for the commit path. */
   readyIndex: SegmentIndex | undefined
@@ -63,7 +66,7 @@ export function newSegment(folder: string, baseOffset: number): Segment {
     firstTimeMs: undefined,
     lastTimeMs: undefined,
     maxEventTimeMs: undefined,
-    metaLoaded: false,
+    metaLoaded: undefined,
     index: undefined,
     readyIndex: undefined,
   }
@@ -153,7 +156,7 @@ export class SegmentedLog {
     }
     this.rollNext = false
     const segment = newSegment(this.folder, previousEnd)
-    segment.metaLoaded = true
+    segment.metaLoaded = KNOWN
     const index = new SegmentIndex()
     segment.readyIndex = index
     segment.index = Promise.resolve(index)
@@ -320,9 +323,12 @@ export async function saveMeta(segment: Segment, disk: Disk): Promise<void> {
  * Fills in what the sidecar knows. One that is missing, damaged or of the segment when it was shorter leaves the times
  * unknown, which keeps the segment.
  */
-export async function loadMeta(segment: Segment, disk: Disk): Promise<void> {
-  if (segment.metaLoaded) return
-  segment.metaLoaded = true
+export function loadMeta(segment: Segment, disk: Disk): Promise<void> {
+  segment.metaLoaded ??= readMeta(segment, disk)
+  return segment.metaLoaded
+}
+
+async function readMeta(segment: Segment, disk: Disk): Promise<void> {
   try {
     const bytes = await disk.readFile(`${segment.path}.meta`)
     if (bytes.length < META_BYTES || crc32c(bytes.subarray(0, 32)) !== readU32(bytes, 32)) return

@@ -68,6 +68,22 @@ export interface Log {
    * Control batches that jump offsets are written with `baseOffset` already past the end.
    */
   append(batches: Uint8Array, options?: AppendOptions): Promise<Appended>
+  /**
+   * Appends batches as another replica has them: base offsets and leader epochs stand as stamped there, several epochs too. They
+   * follow the end without a hole, save where control batches jump, else `corrupt_batch` (nothing of it stays). However large a batch
+   * is, it is taken. All else as `append`, in call order with it.
+   */
+  appendReplica(batches: Uint8Array, options?: ReplicaOptions): Promise<Appended>
+  /**
+   * Empties the log, durably: it starts and ends at `offset`, wherever that lies. After a crash it is either as before or empty.
+   * What was appended before the call is gone too once it resolves. No append, cut or restart meanwhile.
+   */
+  restartAt(offset: number): Promise<void>
+  /**
+   * Newest hub time of the segment that holds `offset` (of the last one from the end on): what a follower tells `appendReplica`.
+   * Null where it is not known (no segment yet, its sidecar lost): the follower then takes its own clock, which errs on keeping.
+   */
+  hubTimeAt(offset: number): Promise<number | null>
   /** Reads batches from the one holding `offset`, at least one batch however large, else up to maxBytes, never past `limitOffset` (default: the durable end). Rejects with `offset_out_of_range`, `corrupt_log`. */
   read(offset: number, maxBytes: number, limitOffset?: number): Promise<ReadResult>
   /** Damaged stretches known of this log, found by recovery or by reads. */
@@ -101,6 +117,11 @@ export interface AppendOptions {
   appendTimeMs?: number
   /** Written even into the reserve kept for gaps and session state when the disk is full. */
   useReserve?: boolean
+}
+
+export interface ReplicaOptions {
+  /** Hub time that the leader has for them (see `Log.hubTimeAt`), for retention; default: the clock's. */
+  appendTimeMs?: number
 }
 
 export interface DataDirOptions {

@@ -1,0 +1,131 @@
+import type { Disk } from '../env.ts'
+import { TributaryError } from '../errors.ts'
+import type { Committer } from './committer.ts'
+import type { FilePool } from './files.ts'
+import type { IndexCache } from './index-cache.ts'
+import { plainEntry } from './journal-format.ts'
+import { scanBatches } from './scan.ts'
+import type { Segment, SegmentedLog } from './segmented-log.ts'
+import { KNOWN, removeSegment, segmentIndex } from './segmented-log.ts'
+import type { TailCache } from './tail-cache.ts'
+
+/** Taking batches off a log's end, or all of them. Nobody appends to it meanwhile. */
+
+/** What a cut needs of the directory. */
+export interface CutDeps {
+  disk: Disk
+  files: FilePool
+  committer: Committer
+  tailCache: TailCache
+  indexes: IndexCache
+}
+
+interface CutPlace {
+  segment: Segment | undefined
+  position: number
+  /** The new end: where the last batch below the cut ends. */
+  offset: number
+}
+
+/** See Log.truncateAfter. */
+export async function cutAfter(log: SegmentedLog, offset: number, deps: CutDeps): Promise<void> {
+  const { committer } = deps
+  // What is under way goes first: the cut is of a durable log.
+  await new Promise<void>((resolve, reject) => {
+    committer.enqueue({ kind: 'fact', entry: undefined, after: () => {}, resolve, reject })
+    committer.hurry()
+  })
+  const place = await cutPlace(log, offset, deps)
+  // An entry behind the one that deletes the log would bring it back at the next start.
+  if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
+  const entry = plainEntry('cut', log.id, log.name, place.offset)
+  entry.segmentBase = place.segment?.baseOffset ?? -1
+  entry.position = place.position
+  await new Promise<void>((resolve, reject) => {
+    const after = (): Promise<void> => applyCut(log, place, deps)
+    committer.enqueue({ kind: 'fact', entry, after, resolve, reject }, true)
+    committer.hurry()
+  })
+}
+
+/** See Log.restartAt. */
+export async function restartLog(log: SegmentedLog, offset: number, deps: CutDeps): Promise<void> {
+  const { committer } = deps
+  await new Promise<void>((resolve, reject) => {
+    const entry = plainEntry('restart', log.id, log.name, offset)
+    const after = (): Promise<void> => applyRestart(log, offset, deps)
+    committer.enqueue({ kind: 'fact', entry, after, resolve, reject }, true)
+    committer.hurry()
+  })
+}
+
+async function cutPlace(log: SegmentedLog, offset: number, deps: CutDeps): Promise<CutPlace> {
+  const segment = log.segments[log.segmentAt(offset)]
+  if (segment === undefined || offset <= segment.baseOffset) {
+    const before = log.segments[log.segmentAt(offset) - 1]
+    const end = Math.max(log.startOffset, Math.min(offset, log.durableEndOffset))
+    return { segment: before, position: before?.sizeBytes ?? 0, offset: end }
+  }
+  const index = await segmentIndex(segment, log, deps)
+  const entry = index.entryFor(offset - segment.baseOffset)
+  return deps.files.use(`${segment.path}.log`, async file => {
+    const range = {
+      fromPosition: entry.position,
+      toPosition: segment.sizeBytes,
+      offset: segment.baseOffset + entry.relativeOffset,
+    }
+    const found = await scanBatches(file, range, false, header => header.lastOffset < offset)
+    return { segment, position: found.position, offset: found.offset }
+  })
+}
+
+async function applyCut(log: SegmentedLog, place: CutPlace, deps: CutDeps): Promise<void> {
+  const { disk, files, committer, tailCache } = deps
+  log.cuts++
+  tailCache.clear(log.tail)
+  const keep = place.segment === undefined ? 0 : log.segments.indexOf(place.segment) + 1
+  const gone = log.segments.slice(keep)
+  log.segments = log.segments.slice(0, keep)
+  log.endOffset = place.offset
+  log.durableEndOffset = place.offset
+  log.damage = log.damage.filter(damage => damage.fromOffset < place.offset)
+  const { segment } = place
+  for (const old of gone) deps.indexes.forget(old)
+  if (segment !== undefined) {
+    segment.sizeBytes = place.position
+    segment.writtenBytes = place.position
+    segment.endOffset = place.offset
+    segment.index = undefined
+    segment.readyIndex = undefined
+    // It is written again from here on: what its sidecar says is of other batches.
+    segment.metaLoaded = KNOWN
+    deps.indexes.forget(segment)
+    await files.write(`${segment.path}.log`, file => file.truncate(place.position))
+    await disk.remove(`${segment.path}.index`)
+    await disk.remove(`${segment.path}.timeindex`)
+    await disk.remove(`${segment.path}.meta`)
+    committer.touched(segment.path, log.folder)
+  }
+  for (const old of gone) await removeSegment(old, disk, files)
+  committer.touched(undefined, log.folder)
+}
+
+async function applyRestart(log: SegmentedLog, offset: number, deps: CutDeps): Promise<void> {
+  const { disk, files, committer, tailCache, indexes } = deps
+  const gone = log.segments
+  log.cuts++
+  tailCache.clear(log.tail)
+  log.segments = []
+  log.startOffset = offset
+  log.endOffset = offset
+  log.durableEndOffset = offset
+  log.damage = []
+  log.isolated.clear()
+  log.rollNext = false
+  for (const old of gone) indexes.forget(old)
+  // Index files on their way to the folder would come too late to be removed with the rest.
+  await committer.backgroundDone()
+  for (const old of gone) await removeSegment(old, disk, files)
+  // At once, before anything is appended: a new segment may have an old one's name, or lie between two.
+  await disk.syncDir(log.folder)
+}
