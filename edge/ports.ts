@@ -26,6 +26,8 @@ export interface Ingest {
    * Fails with `disk_full` where the topic's policy is `reject` and the budget used up, `not_available` where the disk itself is full, `disk_failed`, `record_too_large`, `limit_exceeded` (too many topics), `closed`.
    */
   append(record: RoutedRecord | null, session: readonly StateEntry[], done: AppendDone): void
+  /** `listener` is called when there is room again for what was refused with `disk_full`; one listener. */
+  onRoom(listener: () => void): void
   /** Live session entries under a prefix, as of the last append. */
   sessionEntries(prefix: string): [string, Uint8Array][]
   sessionEntry(key: string): Uint8Array | undefined

@@ -73,6 +73,8 @@ export function createSpace(store: Store, budgetBytes: number): Space {
   let making: Promise<void> | null = null
   /** Nothing more to free was found, without and with drops, since anything changed. */
   let exhausted = { acked: false, all: false }
+  /** Records were refused because their topic drops nothing. */
+  let refused = false
   let timer: Timer | null = null
   let sweeping: Promise<void> = Promise.resolve()
   let closed = false
@@ -147,6 +149,13 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     exhausted = { acked: false, all: false }
   }
 
+  /** Once there is more than a little: what was refused comes back all at once. */
+  function tellRoom(): void {
+    if (!refused || roomFor(0) !== 'yes') return
+    refused = false
+    store.roomReturned()
+  }
+
   async function sweep(): Promise<void> {
     await measure()
     clock = advanceRetentionClock(clock, env.clock.nowMs(), env.clock.monotonicMs())
@@ -166,6 +175,9 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       if (isWorthIt) await remove({ lane, offset: end, isLoss: false })
       if (lookups < MAX_LOOKUPS && (await lookUpOldest(lane))) lookups++
     }
+    // Nobody may be left who asks: clients that wait for an ack send nothing.
+    if (refused) make(0, false)
+    tellRoom()
   }
 
   async function lookUpOldest(lane: Lane): Promise<boolean> {
@@ -217,6 +229,7 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       .then(() => {
         making = null
         store.roomChanged()
+        tellRoom()
       })
   }
 
@@ -225,7 +238,9 @@ export function createSpace(store: Store, budgetBytes: number): Space {
       const fitting = roomFor(bytes)
       if (fitting === 'soon') make(bytes, false)
       if (fitting !== 'no') return 'yes'
-      return isExhausted(mayDrop) ? 'full' : 'wait'
+      if (!isExhausted(mayDrop)) return 'wait'
+      if (!mayDrop) refused = true
+      return 'full'
     },
     make,
     committed: (lane, offset) => {

@@ -82,6 +82,7 @@ export class Store implements Ingest {
   #draining = false
   #listener: StoreListener | null = null
   #refusal: TributaryError | null = null
+  #onRoom: () => void = () => {}
   #resolveFailed: (error: TributaryError) => void = () => {}
   /** Resolves when the directory can take no more until restart. */
   readonly failed = new Promise<TributaryError>(resolve => {
@@ -175,6 +176,10 @@ export class Store implements Ingest {
     else if (this.#waiting.length > 0 || !this.#take(record, session, done, true)) {
       this.#wait(record, session, done)
     }
+  }
+
+  onRoom(listener: () => void): void {
+    this.#onRoom = listener
   }
 
   sessionEntries(prefix: string): [string, Uint8Array][] {
@@ -334,6 +339,11 @@ export class Store implements Ingest {
   /** There may be room again, or none for good: what waits finds out. */
   roomChanged(): void {
     this.#drain()
+  }
+
+  /** There is room for what was refused. */
+  roomReturned(): void {
+    this.#onRoom()
   }
 
   #failFirst(topic: string, error: unknown): void {

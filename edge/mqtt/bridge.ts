@@ -3,7 +3,8 @@
  * changes in session state, and only when that is durable acks it and serves local subscribers.
  *
  * A failed append means no ack: the connection is closed and counted. Where the topic is full and its policy is to reject, only
- * that ack is withheld and the connection is served on; over MAX_WITHHELD it is closed.
+ * that ack is withheld and the connection is served on; over MAX_WITHHELD it is closed. Clients send again what they have no ack for
+ * when they connect (MQTT-4.4.0-1), so once there is room these connections are closed.
  */
 
 import type { TributaryError } from '../../common/errors.ts'
@@ -38,6 +39,8 @@ export interface BridgeOptions {
   nowMs(): number
   /** Tells of a connection that is closed because its message could not be stored. */
   failed(guard: Guard, topic: string, error: TributaryError): void
+  /** Tells of a connection that is closed so that its client sends again what was withheld. */
+  resend(guard: Guard): void
 }
 
 const NO_ENTRIES: readonly StateEntry[] = []
@@ -45,6 +48,8 @@ const NO_ENTRIES: readonly StateEntry[] = []
 export class Bridge {
   readonly #options: BridgeOptions
   #counter = 0
+  /** Open connections with withheld acks. */
+  readonly #withheld = new Set<Guard>()
   /** Reused for every message, for the router keeps none. */
   readonly #routing: Publish = { topic: '', payload: new Uint8Array(0), clientId: '', nowMs: 0 }
 
@@ -188,11 +193,28 @@ export class Bridge {
     const { counters, failed } = this.#options
     if (isTributaryError(error, 'disk_full')) {
       counters.withheld++
-      if (qos > 0 && ++guard.withheld > MAX_WITHHELD) failed(guard, topic, error)
+      if (qos > 0) this.#withhold(guard, topic, error)
       return
     }
     counters.appendFailures++
     failed(guard, topic, error)
+  }
+
+  #withhold(guard: Guard, topic: string, error: TributaryError): void {
+    guard.withheld++
+    if (guard.withheld > MAX_WITHHELD) this.#options.failed(guard, topic, error)
+    if (guard.destroyed || this.#withheld.has(guard)) return
+    this.#withheld.add(guard)
+    guard.once('close', () => this.#withheld.delete(guard))
+  }
+
+  /** There is room for what was withheld. */
+  roomReturned(): void {
+    for (const guard of this.#withheld) {
+      if (guard.destroyed) continue
+      this.#options.counters.closedToResend++
+      this.#options.resend(guard)
+    }
   }
 
   // ------------------------------------------------------------------------------------ local subscribers

@@ -115,7 +115,13 @@ function createCore(options: BrokerOptions, users: Users | null) {
       log.warn(facts, 'connection closed: its message could not be stored')
       guard.destroy(error)
     },
+    resend: guard => {
+      const facts = { client: guard.client?.id, remote: guard.remote, withheld: guard.withheld }
+      log.info(facts, 'connection closed: there is room again for what it has no ack for')
+      guard.destroy()
+    },
   })
+  options.ingest.onRoom(() => bridge.roomReturned())
   const wills = openWills({
     log: sessionLog,
     nowMs: env.clock.monotonicMs(),

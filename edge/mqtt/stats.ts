@@ -12,6 +12,8 @@ export interface MqttCounters {
   appendFailures: number
   /** Acks withheld because the topic is full (`onFull: reject`); at QoS 0 the message is lost and counted here too. */
   withheld: number
+  /** Connections closed because there was room again for what they had no ack for. */
+  closedToResend: number
   /** Connections closed for a breach of the protocol, oversize packets included. */
   protocolViolations: number
   /** Packets above maxPacketBytes. */
@@ -57,6 +59,7 @@ export function newCounters(): MqttCounters {
     duplicates: 0,
     appendFailures: 0,
     withheld: 0,
+    closedToResend: 0,
     protocolViolations: 0,
     oversize: 0,
     refusedConnects: 0,

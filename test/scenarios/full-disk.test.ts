@@ -1,7 +1,9 @@
 /** A full disk on either side: who is told what, that nothing acked is lost, and that all goes on once there is room. */
 
+import { join } from 'node:path'
 import { connectAsync } from 'mqtt'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { KIB, MIB } from '../../common/limits.ts'
 import { connectRaw } from '../edge/mqtt/harness.ts'
 import { FakeDisk } from '../fake-disk.ts'
 import { seededRng } from '../rng.ts'
@@ -60,6 +62,44 @@ test('the hub’s: edges are throttled and keep all, clients are told, readers g
   await eventually('the drain', async () => (await statusOf(edge)).lagRecords === 0)
   expect(numbers(await valuesOf(client, 'telemetry'))).toEqual(Array.from({ length: next }, (_, at) => at))
   expect((await post('again')).status).toBe(200)
+})
+
+test('a topic that rejects: clients that wait for withheld acks are let go once the hub made room, and resend', async () => {
+  const directory = await stage.directory()
+  const data = join(directory, 'hub')
+  const first = await stage.hub({ data })
+  const http = `127.0.0.1:${first.address.port}`
+  await first.close()
+  const edge = await stage.edge({
+    hub: `ws://${http}`,
+    topics: { '*': { onFull: 'reject' } },
+    storage: { budgetBytes: MIB, segmentBytes: 64 * KIB },
+  })
+  // Window 1, as most devices do it: nothing comes after the message without an ack.
+  const publisher = await connectRaw(mqttPort(edge), 'a')
+  let next = 1
+  const publishOne = async (): Promise<boolean> => {
+    const before = publisher.received.length
+    publisher.publish('n/1', padded(next), 1, next)
+    const isOver = async () =>
+      publisher.received.length > before || (await statusOf(edge)).mqtt?.withheld === 1
+    await eventually('an ack, or none', isOver)
+    return publisher.received.length > before
+  }
+  while (await publishOne()) next++
+  expect(next).toBeGreaterThan(50)
+  const idle = await connectRaw(mqttPort(edge), 'b')
+
+  const hub = await stage.hub({ data, http })
+  await eventually('the close', () => publisher.closed)
+  const again = await connectRaw(mqttPort(edge), 'a')
+  again.publish('n/1', padded(next), 1, next, { dup: true })
+  expect(await again.expect(2)).toEqual(['connack 0', `puback ${next}`])
+  expect(idle.closed).toBe(false)
+  expect((await statusOf(edge)).mqtt?.closedToResend).toBe(1)
+  await eventually('the drain', async () => (await statusOf(edge)).lagRecords === 0)
+  const expected = Array.from({ length: next }, (_, at) => at + 1)
+  expect(numbers(await valuesOf(stage.client(hub), 'telemetry'))).toEqual(expected)
 })
 
 test('the edge’s: what could not be kept is not acked, its status says so, and with room it takes on', async () => {

@@ -29,6 +29,8 @@ export class FakeIngest implements Ingest {
   /** Whether committed records are kept: a benchmark has no use for them. */
   keeps = true
   taken = 0
+  /** Tells the broker that there is room again. */
+  roomReturned: () => void = () => {}
   #memory: Map<string, Uint8Array>
   #pending: Pending[] = []
   #scheduled = false
@@ -54,6 +56,10 @@ export class FakeIngest implements Ingest {
       this.#scheduled = false
       if (this.commits === 'auto') this.commit()
     })
+  }
+
+  onRoom(listener: () => void): void {
+    this.roomReturned = listener
   }
 
   /** Makes the oldest `count` appends durable (all where absent) and tells their owners in order. */

@@ -120,6 +120,32 @@ describe('QoS 0 and 1', () => {
     expect(edge.ingest.payloads()).toEqual(['m'])
   })
 
+  test('with room again only connections with withheld acks are closed, and get them when they resend', async () => {
+    const edge = await edgeOf()
+    const clients = await Promise.all(['full', 'other'].map(id => connectRaw(edge.port, id)))
+    const [full, other] = clients
+    edge.ingest.fails = record =>
+      record !== null && record.topic === 'telemetry' && Buffer.from(record.value).toString() === 'm'
+        ? new TributaryError('disk_full', 'full')
+        : undefined
+    full?.publish('t', 'm', 1, 7)
+    full?.publish('t', 'm', 2, 8)
+    other?.publish('t', 'n', 1, 9)
+    await until('the failures', () => edge.broker.stats().withheld === 2)
+    edge.ingest.fails = () => undefined
+    edge.ingest.roomReturned()
+    await full?.expectClosed()
+    expect(await other?.expect(2)).toEqual(['connack 0', 'puback 9'])
+    const again = await connectRaw(edge.port, 'full')
+    again.publish('t', 'm', 1, 7, { dup: true })
+    again.publish('t', 'm', 2, 8, { dup: true })
+    expect(await again.expect(3)).toEqual(['connack 0', 'puback 7', 'pubrec 8'])
+    edge.ingest.roomReturned()
+    await settle()
+    expect([again.closed, other?.closed]).toEqual([false, false])
+    expect(edge.broker.stats().closedToResend).toBe(1)
+  })
+
   test('closing acks what was taken before', async () => {
     const edge = await edgeOf()
     const client = await connectRaw(edge.port, 'a')
