@@ -1,5 +1,5 @@
 import type { Link } from '../../../common/env.ts'
-import type { PeerAnswer, PeerCall, PeerFrame } from '../../../common/wire-peer.ts'
+import type { FetchedFrame, FetchFrame, PeerAnswer, PeerCall, PeerFrame } from '../../../common/wire-peer.ts'
 import type { Image, ImageRecord } from '../../controller/image.ts'
 import type { CallName, CallRequest, CallResponse } from '../../controller/requests.ts'
 
@@ -38,4 +38,22 @@ export interface Peers {
   /** A link that another node dialled. */
   accept(link: Link): void
   close(): Promise<void>
+}
+
+/**
+ * Replication with other nodes (replication.ts). As a follower this node fetches over the links that it dialled and hears of those by
+ * `Peers.onLink`; as a leader it serves those who dialled it.
+ */
+export interface Replication {
+  /** The node dialled this one: what it fetches over that link. `reply` queues a frame there; at most FETCH_WINDOW of them are not taken. */
+  serve(nodeId: number, reply: (frame: FetchedFrame) => void): FetchService
+  /** A frame of the leader `nodeId`, come over the link dialled to it. */
+  fetched(nodeId: number, frame: FetchedFrame): void
+}
+
+/** One link's fetches. */
+export interface FetchService {
+  fetch(frame: FetchFrame): void
+  /** The link is gone. */
+  close(): void
 }
