@@ -1,8 +1,11 @@
+import type { BatchHeader } from '../../common/batch.ts'
 import { eachBatch } from '../../common/batch.ts'
 import { decodeRecords } from '../../common/batch-records.ts'
 import { utf8Text } from '../../common/bytes.ts'
+import type { Codec } from '../../common/env.ts'
 import { MIB } from '../../common/limits.ts'
-import type { Topic } from '../../hub/ports.ts'
+import { FIRST_RUN_ID } from '../../edge/runs.ts'
+import type { EdgeInfo, Topic } from '../../hub/ports.ts'
 import type { GapControl, RunControl } from '../../hub/replica/control.ts'
 import { readEdgeControl } from '../../hub/replica/control.ts'
 import type { Book, KnownRun, Offered } from './book.ts'
@@ -10,7 +13,7 @@ import type { Stage } from './stage.ts'
 
 /** Judges what a hub holds at the end by what was offered, acked and declared. */
 
-interface Found {
+export interface Found {
   /** Copies, by id. */
   stored: Map<string, number>
   dead: Map<string, number>
@@ -21,22 +24,63 @@ interface Found {
   notices: Set<string>
 }
 
+/** Where a topic is read from. */
+export interface Source {
+  book: Book
+  codec: Codec
+  /** All committed batches of a partition, in order. */
+  read(topic: Topic, partition: number): AsyncIterable<Uint8Array>
+  /** Takes data that no edge wrote. Absent: there must be none. */
+  foreign?(
+    topic: Topic,
+    partition: number,
+    batches: Uint8Array,
+    at: number,
+    header: BatchHeader,
+  ): Promise<void>
+}
+
 /** Throws what is wrong. */
 export async function checkAll(stage: Stage): Promise<void> {
   await stage.stopHub()
   await stage.startHub()
-  const found = await readHub(stage)
-  const { book } = stage
+  const { book, codec, hub, directories } = stage
+  const found = await readAll(
+    { book, codec, read: (topic, partition) => readStage(stage, topic, partition) },
+    [...(hub?.engine.ports.topics.list() ?? [])],
+  )
+  checkFound(book, found)
+  checkNotices(book, found)
+  checkAlarms(
+    book,
+    directories.map(({ edgeId }) => edgeId),
+    hub?.engine.ports.fleet.list() ?? [],
+  )
+}
+
+/** What was acked is there or declared missing, once, and nothing is declared without cause. */
+export function checkFound(book: Book, found: Found): void {
   for (const record of book.offered.values()) if (record.acked) checkAcked(book, record, found)
   checkCopies(book, found)
   checkReasons(book, found)
-  checkNotices(book, found)
-  checkAlarms(stage)
 }
 
 // ---------------------------------------------------------------------------------------------- reading
 
-async function readHub(stage: Stage): Promise<Found> {
+async function* readStage(stage: Stage, { topicId }: Topic, partition: number): AsyncIterable<Uint8Array> {
+  const ports = stage.hub?.engine.ports
+  if (ports === undefined) throw new Error('the hub must run to be read')
+  const { highWatermark, startOffset } = ports.logs.bounds(topicId, partition)
+  for (let offset = startOffset; offset < highWatermark; ) {
+    const read = ports.logs.read(topicId, partition, offset, MIB)
+    const { batches, nextOffset } = await stage.during('a read ends', read)
+    yield batches
+    offset = nextOffset
+  }
+}
+
+/** Reads all partitions; throws where a lane is no chain. */
+export async function readAll(source: Source, topics: readonly Topic[]): Promise<Found> {
   const found: Found = {
     stored: new Map(),
     dead: new Map(),
@@ -45,10 +89,9 @@ async function readHub(stage: Stage): Promise<Found> {
     starts: [],
     notices: new Set(),
   }
-  const topics = stage.hub?.engine.ports.topics.list() ?? []
   for (const topic of topics) {
     for (let partition = 0; partition < topic.partitions; partition++) {
-      await new PartitionReader(stage, topic, partition, found).read()
+      await new PartitionReader(source, topic, partition, found).read()
     }
   }
   return found
@@ -56,7 +99,7 @@ async function readHub(stage: Stage): Promise<Found> {
 
 /** Reads one partition and checks that its lanes are chains without holes. */
 class PartitionReader {
-  readonly #stage: Stage
+  readonly #source: Source
   readonly #topic: Topic
   readonly #partition: number
   readonly #found: Found
@@ -64,27 +107,19 @@ class PartitionReader {
   readonly #next = new Map<number, number>()
   readonly #newest = new Map<string, number>()
 
-  constructor(stage: Stage, topic: Topic, partition: number, found: Found) {
-    this.#stage = stage
+  constructor(source: Source, topic: Topic, partition: number, found: Found) {
+    this.#source = source
     this.#topic = topic
     this.#partition = partition
     this.#found = found
   }
 
   async read(): Promise<void> {
-    const stage = this.#stage
-    const ports = stage.hub?.engine.ports
-    if (ports === undefined) throw new Error('the hub must run to be read')
-    const { topicId } = this.#topic
-    const { highWatermark, startOffset } = ports.logs.bounds(topicId, this.#partition)
-    for (let offset = startOffset; offset < highWatermark; ) {
-      const read = ports.logs.read(topicId, this.#partition, offset, MIB)
-      const { batches, nextOffset } = await stage.during('a read ends', read)
+    for await (const batches of this.#source.read(this.#topic, this.#partition)) {
       for (const { at, header } of eachBatch(batches)) {
         if (header.isControl) this.#control(batches, at, header.baseOffset)
-        else await this.#data(batches, at, header.producerId, header.baseSequence)
+        else await this.#data(batches, at, header)
       }
-      offset = nextOffset
     }
   }
 
@@ -106,13 +141,13 @@ class PartitionReader {
       throw this.#wrong(`a gap is misplaced: ${JSON.stringify({ gap, start: run.start })}`)
     }
     for (let local = gap.localFrom; local < gap.localTo; local++) {
-      const record = this.#stage.book.at(run.life, `${run.topic}/${run.lane}`, local)
+      const record = this.#source.book.at(run.life, `${run.topic}/${run.lane}`, local)
       if (record !== null) this.#found.missing.add(record.id)
     }
   }
 
   #runOf(id: number): KnownRun {
-    const run = this.#stage.book.runs.get(id)
+    const run = this.#source.book.runs.get(id)
     if (run === undefined) throw this.#wrong(`run ${id} is no edge's`)
     if (run.topic !== this.#topic.name) throw this.#wrong(`run ${id} is of topic ${run.topic}`)
     return run
@@ -128,8 +163,13 @@ class PartitionReader {
     this.#next.set(run, to)
   }
 
-  async #data(batches: Uint8Array, at: number, runId: number, baseSequence: number): Promise<void> {
-    const records = await decodeRecords(batches, at, this.#stage.codec, MIB)
+  async #data(batches: Uint8Array, at: number, header: BatchHeader): Promise<void> {
+    const { producerId: runId, baseSequence } = header
+    const { codec, foreign } = this.#source
+    if (foreign !== undefined && runId < FIRST_RUN_ID && this.#topic.name !== '_gaps') {
+      return foreign(this.#topic, this.#partition, batches, at, header)
+    }
+    const records = await decodeRecords(batches, at, codec, MIB)
     if (this.#topic.name === '_gaps') {
       for (const { value } of records) this.#found.notices.add(noticeKey(JSON.parse(textOf(value))))
       return
@@ -145,13 +185,13 @@ class PartitionReader {
   }
 
   #dead(id: string, topic: string): void {
-    const record = this.#stage.book.offered.get(id)
+    const record = this.#source.book.offered.get(id)
     if (record?.topic !== topic) throw this.#wrong(`dead letter ${id} of ${topic} was never offered`)
     this.#found.dead.set(id, (this.#found.dead.get(id) ?? 0) + 1)
   }
 
   #stored(run: KnownRun, id: string, offset: number): void {
-    const { book } = this.#stage
+    const { book } = this.#source
     const record = book.offered.get(id)
     if (record === undefined) throw this.#wrong(`"${id}" was never offered`)
     const { edgeId, topic, lane } = record
@@ -248,7 +288,7 @@ function checkReasons(book: Book, { gaps, starts }: Found): void {
 }
 
 /** `_gaps` tells of every gap. */
-function checkNotices(book: Book, { gaps, notices }: Found): void {
+export function checkNotices(book: Book, { gaps, notices }: Found): void {
   if (book.isExcused('*', 'hub-full')) return
   for (const { topic, partition, offset, gap } of gaps) {
     const key = noticeKey({
@@ -264,9 +304,9 @@ function checkNotices(book: Book, { gaps, notices }: Found): void {
 }
 
 /** No alarm without a fault that leads to it. */
-function checkAlarms({ book, hub, directories }: Stage): void {
-  for (const { edgeId } of directories) {
-    const known = hub?.engine.ports.fleet.list().find(({ id }) => id === edgeId)
+export function checkAlarms(book: Book, edgeIds: readonly string[], fleet: readonly EdgeInfo[]): void {
+  for (const edgeId of edgeIds) {
+    const known = fleet.find(({ id }) => id === edgeId)
     for (const { kind, message } of known?.alarms ?? []) {
       const excused =
         kind === 'hub-rollback'
