@@ -10,27 +10,31 @@ import type {
   EndedFrame,
   ErrorFrame,
   Frame,
-  GapFrame,
   HelloFrame,
-  LaneReport,
-  LaneTip,
   OpenedFrame,
   OpenFrame,
-  PingFrame,
-  PongFrame,
   RecordsFrame,
   RefusedFrame,
   ReportFrame,
   RequestFrame,
   ResponseFrame,
-  RunFrame,
   SubscribeFrame,
   TopicInfo,
   UplinkHubFrame,
   WelcomeFrame,
 } from './wire.ts'
-import { GAP_REASONS, isSummary, WIRE_LIMITS } from './wire.ts'
+import { WIRE_LIMITS } from './wire.ts'
 import { Fields } from './wire-fields.ts'
+import {
+  clipMessage,
+  decodeCommon,
+  decodeError,
+  decodeGapRange,
+  decodeLaneReport,
+  decodeRunStart,
+  decodeTip,
+  encodableDetails,
+} from './wire-parts.ts'
 
 /** The frames of wire.ts to and from bytes, validated field by field. */
 
@@ -77,21 +81,8 @@ function partitionsOf(frame: ResponseFrame): CborInput | undefined {
 }
 
 function encodableError(error: NonNullable<ResponseFrame['error']>): CborInput {
-  const details: Record<string, CborInput> = {}
-  // Details are for people and hints: what does not fit the frame is left out rather than failing the answer.
-  for (const [key, value] of Object.entries(error.details ?? {})) {
-    if (key === '__proto__') continue
-    if (typeof value === 'boolean' || value === null) details[key] = value
-    if (typeof value === 'string') details[key] = clipMessage(value)
-    if (typeof value === 'number' && Number.isSafeInteger(value)) details[key] = value
-  }
-  return { code: error.code, message: clipMessage(error.message), details }
-}
-
-function clipMessage(message: string): string {
-  // A UTF-16 unit takes at most 3 bytes.
-  const most = Math.floor(WIRE_LIMITS.maxMessageBytes / 3)
-  return message.length <= most ? message : message.slice(0, most)
+  const { code, message, details = {} } = error
+  return { code, message: clipMessage(message), details: encodableDetails(details) }
 }
 
 const DECODERS: { [E in keyof ExpectedFrames]: (fields: Fields, t: string) => ExpectedFrames[E] } = {
@@ -152,9 +143,9 @@ function decodeEdge(f: Fields, t: string): EdgeFrame {
     case 'open':
       return decodeOpen(f)
     case 'run':
-      return decodeRun(f)
+      return { t, log: f.uint('log'), ...decodeRunStart(f) }
     case 'gap':
-      return decodeGap(f)
+      return { t, log: f.uint('log'), ...decodeGapRange(f) }
     case 'report':
       return decodeReport(f)
     case 'ping':
@@ -225,25 +216,6 @@ function decodeClientHub(f: Fields, t: string): ClientHubFrame {
   }
 }
 
-function decodeCommon(f: Fields, t: 'ping' | 'pong' | 'error'): PingFrame | PongFrame | ErrorFrame {
-  switch (t) {
-    case 'ping':
-      return { t, nowMs: f.int('nowMs') }
-    case 'pong':
-      return { t, echoMs: f.int('echoMs'), nowMs: f.int('nowMs') }
-    case 'error':
-      return decodeError(f)
-    default:
-      return unreachable(t)
-  }
-}
-
-function decodeError(f: Fields): ErrorFrame {
-  const error: ErrorFrame = { t: 'error', code: f.code('code'), message: f.message(), fatal: f.bool('fatal') }
-  const ref = f.optionalUint('ref')
-  return ref === undefined ? error : { ...error, ref }
-}
-
 function decodeWelcome(f: Fields): WelcomeFrame {
   const welcome: WelcomeFrame = {
     t: 'welcome',
@@ -276,10 +248,6 @@ function decodeOpen(f: Fields): OpenFrame {
   return open
 }
 
-function decodeTip(f: Fields): LaneTip {
-  return { run: f.uint('run'), next: f.uint('next'), committed: f.uint('committed') }
-}
-
 function decodeOpened(f: Fields): OpenedFrame {
   const tip = f.nullableMap('tip')
   return {
@@ -292,37 +260,6 @@ function decodeOpened(f: Fields): OpenedFrame {
     maxBatchBytes: f.positive('maxBatchBytes'),
     tip: tip === null ? null : decodeTip(tip),
   }
-}
-
-function decodeRun(f: Fields): RunFrame {
-  const prev = f.nullableMap('prev')
-  return {
-    t: 'run',
-    log: f.uint('log'),
-    run: f.uint('run'),
-    prev: prev === null ? null : { run: prev.uint('run'), end: prev.uint('end') },
-    reason: f.oneOf('reason', ['next', 'first', 'wiped', 'fork', 'moved'] as const),
-  }
-}
-
-function decodeGap(f: Fields): GapFrame {
-  const gap: GapFrame = {
-    t: 'gap',
-    log: f.uint('log'),
-    run: f.uint('run'),
-    from: f.uint('from'),
-    to: f.uint('to'),
-    reason: f.oneOf('reason', GAP_REASONS),
-    firstMs: f.nullableInt('firstMs'),
-    lastMs: f.nullableInt('lastMs'),
-    localFrom: f.uint('localFrom'),
-    localTo: f.uint('localTo'),
-  }
-  if (gap.to < gap.from) f.bad('to', 'at least from')
-  if (gap.localTo < gap.localFrom) f.bad('localTo', 'at least localFrom')
-  if (!isSummary(gap.reason)) return gap
-  if (gap.to !== gap.from + 1) f.bad('to', 'from + 1 in a summary')
-  return { ...gap, count: f.positive('count'), keys: f.positive('keys') }
 }
 
 function decodeAck(f: Fields): AckFrame {
@@ -351,17 +288,6 @@ function decodeReport(f: Fields): ReportFrame {
     diskBytes: f.uint('diskBytes'),
     diskBudgetBytes: f.uint('diskBudgetBytes'),
     lanes: f.maps('lanes', WIRE_LIMITS.maxReportLanes, decodeLaneReport),
-  }
-}
-
-function decodeLaneReport(f: Fields): LaneReport {
-  return {
-    topic: f.text('topic', WIRE_LIMITS.maxTopicBytes),
-    lane: f.uint('lane'),
-    lagRecords: f.uint('lagRecords'),
-    lagBytes: f.uint('lagBytes'),
-    oldestMs: f.nullableInt('oldestMs'),
-    droppedRecords: f.uint('droppedRecords'),
   }
 }
 

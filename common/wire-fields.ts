@@ -114,6 +114,16 @@ export class Fields {
     )
   }
 
+  /** An array of byte strings. */
+  byteStrings(key: string, maxCount: number): Uint8Array[] {
+    const value = this.map.get(key)
+    if (!Array.isArray(value)) return this.bad(key, 'an array')
+    if (value.length > maxCount) return this.bad(key, `at most ${maxCount} items long`)
+    return value.map((item, index) =>
+      item instanceof Uint8Array ? item : this.bad(key, `an array of byte strings (item ${index} is none)`),
+    )
+  }
+
   /** The whole map as a plain object, for details that are passed on. */
   plain(): Record<string, unknown> {
     return Object.fromEntries([...this.map].filter(([, value]) => !(value instanceof Map)))

@@ -1,15 +1,33 @@
 import type { ErrorCode } from './errors.ts'
-import type { GapFrame, LaneReport, LaneTip, RunFrame } from './wire.ts'
+import type { ErrorFrame, GapFrame, LaneReport, LaneTip, PingFrame, PongFrame, RunFrame } from './wire.ts'
+import { WIRE_LIMITS } from './wire.ts'
 
 /**
  * What the nodes of a cluster say to each other: WebSocket messages, each one CBOR map whose `t` names the frame. Each node dials each
  * other one; what the dialler asks, the other answers on the same link, so that bulk (fetched batches) flows unmasked from
- * server to client. `batches` are whole RecordBatch v2 bytes end to end, moved and not decoded.
+ * server to client. `batches` are whole RecordBatch v2 bytes end to end, moved and not decoded. Pings, pongs and fatal errors are
+ * those of wire.ts.
  */
 
 export const PEER_PATH = '/v1/peer'
 export const PEER_PROTOCOL_MIN = 1
 export const PEER_PROTOCOL_MAX = 1
+
+/** Bounds of what a frame may hold; a frame over one is a `protocol_error`. */
+export const PEER_LIMITS = {
+  /** Fits what came in the largest frame of an edge, wrapped into a call. */
+  maxFrameBytes: WIRE_LIMITS.maxFrameBytes + 65_536,
+  /** CBOR values in a frame. */
+  maxValues: 1_048_576,
+  /** Partitions in one `fetch` or `fetched`; more go into further frames. */
+  maxPartitions: 100_000,
+  /** Messages in one `raft`. */
+  maxMessages: 10_000,
+  /** Edges in one answer to `presence`. */
+  maxPresences: 1_000,
+  /** Notices in one `tell-gaps`. */
+  maxNotices: 1_000,
+} as const
 
 // ---------------------------------------------------------------------------------------------- handshake
 
@@ -73,7 +91,7 @@ export interface SnapshotChunk {
 export interface FetchPosition {
   topicId: string
   partition: number
-  /** The epoch the follower follows; another one at the leader is answered `fenced` (newer there) or `not_available` (older there) (KIP-320). */
+  /** The epoch the follower follows (KIP-320): `fenced` where the leader has a newer one; where it has not heard of it yet the position waits there until it has. */
   leaderEpoch: number
   /** The next offset it wants; -1: as before (only `durableEnd` moved). */
   offset: number
@@ -89,6 +107,8 @@ export interface FetchPosition {
  */
 export interface FetchFrame {
   t: 'fetch'
+  /** Of the follower's node: what it holds counts for this incarnation alone (KIP-903). */
+  incarnation: number
   /** `seq` of the last `fetched` frame taken; 0 before any. */
   taken: number
   positions: FetchPosition[]
@@ -126,9 +146,15 @@ export const FETCH_WINDOW = 4
 
 // ------------------------------------------------------------------------------------- calls and answers
 
-interface PartitionRef {
+/**
+ * A partition under the leader that the asker knows. A node that does not lead it under this very epoch answers `not_available`, with
+ * `leader` (a node id or null) in the details where it knows better, having done nothing; one that has not heard of the epoch yet waits for
+ * it a while.
+ */
+export interface PartitionRef {
   topicId: string
   partition: number
+  leaderEpoch: number
 }
 
 /** A lane of an edge, see LaneKey in hub/ports.ts. */
@@ -146,15 +172,23 @@ export type PeerCall =
   | ({ c: 'start-run'; start: Pick<RunFrame, 'run' | 'prev' | 'reason'> } & LaneRef)
   | ({ c: 'declare-gap'; gap: Omit<GapFrame, 't' | 'log'> } & LaneRef)
   | ({ c: 'remove-lane' } & LaneRef)
+  /** The tip once all of it is committed. */
   | ({ c: 'lane-tip' } & LaneRef)
   | ({ c: 'bounds' } & PartitionRef)
-  /** Waits for data past `offset` up to `maxWaitMs` where there is none. */
-  | ({ c: 'read'; offset: number; maxBytes: number; maxWaitMs: number } & PartitionRef)
+  /**
+   * Waits for data past `offset` up to `maxWaitMs` where there is none. `lastEpoch`: leader epoch of what the reader has before `offset`,
+   * -1 where it has nothing.
+   */
+  | ({ c: 'read'; offset: number; lastEpoch: number; maxBytes: number; maxWaitMs: number } & PartitionRef)
   | ({ c: 'offset-for-time'; timeMs: number } & PartitionRef)
   /** The producer snapshot at or above the leader's log start, for a replica that starts there. */
   | ({ c: 'producer-snapshot' } & PartitionRef)
-  /** Edges connected to the node asked, as its EdgeInfo without what the metadata holds. */
-  | { c: 'presence' }
+  /** Batches that lie in [fromOffset, toOffset), from any replica that has them committed and whole, for one whose own are damaged. */
+  | ({ c: 'stretch'; fromOffset: number; toOffset: number; maxBytes: number } & PartitionRef)
+  /** Edges that the node asked has heard of, by id, those behind `after` (null: from the first). */
+  | { c: 'presence'; after: string | null }
+  /** Records for `_gaps`, as they stand there; its leader writes those it does not have. */
+  | ({ c: 'tell-gaps'; notices: Uint8Array[] } & PartitionRef)
 
 export type PeerCallName = PeerCall['c']
 
@@ -182,13 +216,16 @@ export type PeerAnswer =
   | { c: 'controller'; value: Uint8Array; index: number }
   | { c: 'append'; baseOffset: number }
   | { c: 'append-lane' | 'start-run' | 'declare-gap'; tip: LaneTip }
-  | { c: 'remove-lane' }
-  | { c: 'lane-tip'; tip: LaneTip | null; leaderEpoch: number }
+  | { c: 'remove-lane' | 'tell-gaps' }
+  | { c: 'lane-tip'; tip: LaneTip | null }
   | { c: 'bounds'; bounds: PeerBounds }
   | { c: 'read'; batches: Uint8Array; nextOffset: number; bounds: PeerBounds }
   | { c: 'offset-for-time'; offset: number }
   | { c: 'producer-snapshot'; offset: number; bytes: Uint8Array }
-  | { c: 'presence'; edges: PeerPresence[] }
+  /** `nextOffset`: where to ask on. */
+  | { c: 'stretch'; batches: Uint8Array; nextOffset: number }
+  /** `more`: there are others behind the last of these. */
+  | { c: 'presence'; edges: PeerPresence[]; more: boolean }
 
 export interface CallFrame {
   t: 'call'
@@ -204,12 +241,18 @@ export interface AnswerFrame {
   error?: { code: ErrorCode; message: string; details: Record<string, number | string | boolean | null> }
 }
 
-/** All that goes over a peer link after the handshake. */
-export type PeerFrame =
+/** What a dialler sends after its hello. */
+export type DiallerFrame =
   | RaftFrame
   | NodeHeartbeat
   | SnapshotChunk
   | FetchFrame
-  | FetchedFrame
   | CallFrame
-  | AnswerFrame
+  | PingFrame
+  | PongFrame
+  | ErrorFrame
+/** What comes back to it. */
+export type ServerFrame = PeerWelcome | FetchedFrame | AnswerFrame | PingFrame | PongFrame | ErrorFrame
+
+/** All that goes over a peer link. */
+export type PeerFrame = PeerHello | DiallerFrame | ServerFrame
