@@ -20,6 +20,10 @@ export interface TopicConfig {
    * they are held to what their batch may have as it was sent, which is `limits.maxFrameBytes` of the hub.
    */
   maxRecordBytes: number
+  /** In-sync replicas that an acks=all append needs; null: two of three replicas and more, one of fewer. Never more than there are. */
+  minInsyncReplicas: number | null
+  /** Whether a replica outside the in-sync set may lead when no member of it can: available again, without what only the others held. */
+  uncleanLeaderElection: boolean
 }
 
 export interface Topic {
@@ -27,6 +31,8 @@ export interface Topic {
   /** Random, 32 hexadecimal digits; a topic made again under the same name has another. */
   topicId: string
   partitions: number
+  /** Replicas of each partition as asked for; null: the cluster's `defaultReplication` as far as there are nodes, growing with them. */
+  replication: number | null
   internal: boolean
   createdMs: number
   config: TopicConfig
@@ -36,6 +42,8 @@ export interface CreateTopic {
   name: string
   /** Default: `defaultPartitions` (12). */
   partitions?: number
+  /** Default: see `Topic.replication`. */
+  replication?: number
   config?: Partial<TopicConfig>
 }
 

@@ -59,6 +59,8 @@ const DEFAULT_CONFIG: TopicConfig = {
   retentionBytes: null,
   segmentBytes: 256 * 1024 * 1024,
   maxRecordBytes: 1024 * 1024,
+  minInsyncReplicas: null,
+  uncleanLeaderElection: false,
 }
 
 function fail(code: ErrorCode, message: string, details: Record<string, unknown> = {}): never {
@@ -163,6 +165,7 @@ function createTopics(options: FakePortsOptions, throwPlanned: (operation: strin
         name: request.name,
         topicId: randomBytes(16).toString('hex'),
         partitions: request.partitions ?? options.defaultPartitions ?? 12,
+        replication: request.replication ?? null,
         internal: request.name.startsWith('_'),
         createdMs: 1_700_000_000_000,
         config: { ...DEFAULT_CONFIG, ...request.config },

@@ -19,6 +19,8 @@ export interface ControllerSettings {
   maxTopics: number
   maxPartitions: number
   maxEdges: number
+  /** Replicas of topics that don't say how many, as far as there are nodes. */
+  defaultReplication: number
   topicDefaults: TopicConfig
   /** The largest `maxRecordBytes` a topic may have: a record must fit a frame. */
   maxRecordBytesCeiling: number
@@ -61,7 +63,7 @@ export function createTopic(
   if (image.topicCount() >= settings.maxTopics) {
     refuseLimit('maxTopics', settings.maxTopics, 'delete topics or raise maxTopics')
   }
-  return planTopic(request.name, partitions, config, context)
+  return planTopic(request.name, partitions, request.replication ?? null, config, context)
 }
 
 /**
@@ -96,12 +98,20 @@ function makeUnknown(
   )
 }
 
-function planTopic(name: string, partitions: number, config: TopicConfig, context: Context): Plan<Topic> {
+function planTopic(
+  name: string,
+  partitions: number,
+  replication: number | null,
+  config: TopicConfig,
+  context: Context,
+): Plan<Topic> {
   const { nowMs, freshTopicId: topicId } = context
   const internal = isInternal(name)
   return {
-    records: [{ type: 'topic_created', topicId, name, partitions, internal, config, atMs: nowMs }],
-    response: { name, topicId, partitions, internal, createdMs: nowMs, config },
+    records: [
+      { type: 'topic_created', topicId, name, partitions, replication, internal, config, atMs: nowMs },
+    ],
+    response: { name, topicId, partitions, replication, internal, createdMs: nowMs, config },
   }
 }
 
@@ -158,9 +168,9 @@ export function alterTopic(
     )
   }
   checkTopicConfig(config, settings.maxRecordBytesCeiling)
-  const { topicId } = topic
+  const { topicId, replication } = topic
   return {
-    records: [{ type: 'topic_altered', topicId, partitions, config }],
+    records: [{ type: 'topic_altered', topicId, partitions, replication, config }],
     response: { ...topic, partitions, config },
   }
 }
@@ -197,7 +207,7 @@ export function ensureInternalTopics(
     if (image.topicByName(name) !== undefined) continue
     // What was lost is told for as long as someone may ask: until the operator sets another retention.
     const config = { ...settings.topicDefaults, retentionMs: null }
-    records.push(...planTopic(name, partitions, config, { nowMs, freshTopicId }).records)
+    records.push(...planTopic(name, partitions, null, config, { nowMs, freshTopicId }).records)
   }
   return { records, response: null }
 }

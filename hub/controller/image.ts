@@ -1,37 +1,14 @@
-import type { EdgeAlarm, Topic } from '../ports.ts'
+import type { Topic } from '../ports.ts'
+import type { EdgeState, EdgeTable } from './image-edges.ts'
+import { createEdgeTable } from './image-edges.ts'
+import type { SeatTable } from './image-seats.ts'
+import { createSeatTable } from './image-seats.ts'
 import type { MetadataRecord, MetadataRecordOf } from './records.ts'
 import { METADATA_FORMAT } from './records.ts'
-import type { Fork, SessionState } from './sessions.ts'
-import { NO_SESSION } from './sessions.ts'
+import type { NodeState, PartitionState } from './types.ts'
 
-/** Newest alarms kept per edge. */
-export const MAX_ALARMS_PER_EDGE = 20
 /** Deleted topics remembered; the oldest is forgotten, and an edge that comes back to it then finds it unknown. */
 export const MAX_DELETED_TOPICS = 10_000
-
-/** An edge as the metadata knows it; what changes by the second (connections, reports) is the engine's. */
-export interface EdgeState {
-  readonly id: string
-  readonly session: SessionState
-  readonly fork: Fork | null
-  readonly alarms: readonly EdgeAlarm[]
-  readonly address: string
-  readonly software: string
-  readonly firstSeenMs: number
-  readonly lastSeenMs: number
-  /** Topic id -> lane -> partition; bindings to deleted topics stay, so that their names are not made again. */
-  readonly lanes: ReadonlyMap<string, ReadonlyMap<number, number>>
-}
-
-interface MutableEdge extends EdgeState {
-  session: SessionState
-  fork: Fork | null
-  alarms: readonly EdgeAlarm[]
-  address: string
-  software: string
-  lastSeenMs: number
-  lanes: Map<string, Map<number, number>>
-}
 
 export interface DeletedTopic {
   readonly topicId: string
@@ -59,9 +36,35 @@ export interface Image {
   /** Of all topics together. */
   partitionCount(): number
   nextProducerId(): number
+  /** In the order in which they first came. */
+  nodes(): NodeState[]
+  node(nodeId: number): NodeState | undefined
+  /** The highest incarnation ever given, 0 before any. */
+  lastIncarnation(): number
+  /** Undefined where the partition is not there, and where it has no place yet (topics of before there were nodes). */
+  partition(topicId: string, partition: number): PartitionState | undefined
+  /** By partition number; those without a place are undefined or beyond the end. */
+  partitionsOf(topicId: string): readonly (PartitionState | undefined)[]
+  partitionStates(): Iterable<PartitionState>
+  /** Those that have the node among their replicas; don't replay while iterating. */
+  partitionsOn(nodeId: number): ReadonlySet<PartitionState>
   replay(record: ImageRecord): void
   /** Records that make this image from an empty one: a snapshot. */
   records(): ImageRecord[]
+  /** Another image of the same contents, which goes its own way: for requests judged upon what is not committed yet. */
+  copy(): Image
+}
+
+interface Contents {
+  cluster: MetadataRecordOf<'cluster'> | null
+  nextProducerId: number
+  partitionCount: number
+  byName: Map<string, Topic>
+  byId: Map<string, Topic>
+  deletedById: Map<string, DeletedTopic>
+  deletedByName: Map<string, readonly DeletedTopic[]>
+  edges: EdgeTable
+  seats: SeatTable
 }
 
 /**
@@ -69,35 +72,55 @@ export interface Image {
  * damaged they may come without what they build on, and the hub starts with what is left.
  */
 export function emptyImage(): Image {
-  let cluster: MetadataRecordOf<'cluster'> | null = null
-  let nextProducerId = 0
-  let partitionCount = 0
-  const byName = new Map<string, Topic>()
-  const byId = new Map<string, Topic>()
-  const deletedById = new Map<string, DeletedTopic>()
-  const deletedByName = new Map<string, DeletedTopic[]>()
-  const edges = new Map<string, MutableEdge>()
+  return imageOf({
+    cluster: null,
+    nextProducerId: 0,
+    partitionCount: 0,
+    byName: new Map(),
+    byId: new Map(),
+    deletedById: new Map(),
+    deletedByName: new Map(),
+    edges: createEdgeTable(),
+    seats: createSeatTable(),
+  })
+}
+
+function copyOf(contents: Contents): Contents {
+  return {
+    ...contents,
+    byName: new Map(contents.byName),
+    byId: new Map(contents.byId),
+    deletedById: new Map(contents.deletedById),
+    deletedByName: new Map(contents.deletedByName),
+    edges: contents.edges.copy(),
+    seats: contents.seats.copy(),
+  }
+}
+
+function imageOf(contents: Contents): Image {
+  const { byName, byId, deletedById, deletedByName, edges, seats } = contents
 
   function putTopic(topic: Topic): void {
-    partitionCount += topic.partitions - (byId.get(topic.topicId)?.partitions ?? 0)
+    contents.partitionCount += topic.partitions - (byId.get(topic.topicId)?.partitions ?? 0)
     byName.set(topic.name, topic)
     byId.set(topic.topicId, topic)
   }
 
   function replayTopic(record: MetadataRecordOf<'topic_created' | 'topic_altered' | 'topic_deleted'>): void {
     if (record.type === 'topic_created') {
-      const { topicId, name, partitions, internal, config, atMs } = record
-      putTopic({ name, topicId, partitions, internal, createdMs: atMs, config })
+      const { type: _type, atMs: createdMs, ...given } = record
+      putTopic({ ...given, createdMs })
       return
     }
     const topic = byId.get(record.topicId)
     if (record.type === 'topic_altered') {
-      const { partitions, config } = record
-      if (topic !== undefined) putTopic({ ...topic, partitions, config })
+      const { partitions, replication, config } = record
+      if (topic !== undefined) putTopic({ ...topic, partitions, replication, config })
       return
     }
     if (topic !== undefined) {
-      partitionCount -= topic.partitions
+      contents.partitionCount -= topic.partitions
+      seats.forgetTopic(topic.topicId)
       byName.delete(topic.name)
       byId.delete(topic.topicId)
     }
@@ -118,43 +141,13 @@ export function emptyImage(): Image {
     }
   }
 
-  function registerEdge(edgeId: string, atMs: number): void {
-    edges.set(edgeId, {
-      id: edgeId,
-      session: NO_SESSION,
-      fork: null,
-      alarms: [],
-      address: '',
-      software: '',
-      firstSeenMs: atMs,
-      lastSeenMs: atMs,
-      lanes: new Map(),
-    })
-  }
-
-  function grant(record: MetadataRecordOf<'session_granted'>): void {
-    const edge = edges.get(record.edgeId)
-    if (edge === undefined) return
-    edge.session = record.session
-    edge.fork = record.fork
-    edge.address = record.address
-    edge.software = record.software
-    edge.lastSeenMs = record.atMs
-    if (record.alarm !== null) edge.alarms = [...edge.alarms, record.alarm].slice(-MAX_ALARMS_PER_EDGE)
-  }
-
-  function bind({ edgeId, topicId, lane, partition }: MetadataRecordOf<'lane_bound'>): void {
-    const edge = edges.get(edgeId)
-    if (edge === undefined) return
-    const bound = edge.lanes.get(topicId) ?? new Map<number, number>()
-    bound.set(lane, partition)
-    edge.lanes.set(topicId, bound)
-  }
-
   function replay(record: ImageRecord): void {
     switch (record.type) {
       case 'cluster':
-        cluster = record
+        contents.cluster = record
+        return
+      case 'producer_ids':
+        contents.nextProducerId = record.next
         return
       case 'topic_created':
       case 'topic_altered':
@@ -162,70 +155,56 @@ export function emptyImage(): Image {
         replayTopic(record)
         return
       case 'edge_registered':
-        registerEdge(record.edgeId, record.atMs)
-        return
       case 'session_granted':
-        grant(record)
-        return
-      case 'session_confirmed': {
-        const edge = edges.get(record.edgeId)
-        if (edge !== undefined) edge.session = record.session
-        return
-      }
+      case 'session_confirmed':
       case 'edge_removed':
-        edges.delete(record.edgeId)
-        return
       case 'lane_bound':
-        bind(record)
+        edges.replay(record)
         return
-      case 'producer_ids':
-        nextProducerId = record.next
+      case 'partition_changed':
+        if (record.partition < (byId.get(record.topicId)?.partitions ?? 0)) seats.replay(record)
+        return
+      default:
+        seats.replay(record)
     }
-  }
-
-  function edgeRecords(edge: EdgeState): ImageRecord[] {
-    const made: ImageRecord[] = [{ type: 'edge_registered', edgeId: edge.id, atMs: edge.firstSeenMs }]
-    const { session, fork, address, software, lastSeenMs } = edge
-    // One grant per alarm brings the list of alarms back; the last one carries the state.
-    for (const alarm of edge.alarms.length === 0 ? [null] : edge.alarms) {
-      const common = { session, fork, alarm, address, software, atMs: lastSeenMs }
-      made.push({ type: 'session_granted', edgeId: edge.id, ...common })
-    }
-    for (const [topicId, lanes] of edge.lanes) {
-      for (const [lane, partition] of lanes) {
-        made.push({ type: 'lane_bound', edgeId: edge.id, topicId, lane, partition })
-      }
-    }
-    return made
   }
 
   function records(): ImageRecord[] {
-    const made: ImageRecord[] = cluster === null ? [] : [cluster]
-    for (const { topicId, name, partitions, internal, config, createdMs } of byId.values()) {
-      made.push({ type: 'topic_created', topicId, name, partitions, internal, config, atMs: createdMs })
+    const made: ImageRecord[] = contents.cluster === null ? [] : [contents.cluster]
+    for (const { createdMs: atMs, ...topic } of byId.values()) {
+      made.push({ type: 'topic_created', ...topic, atMs })
     }
     for (const deleted of deletedById.values()) made.push({ type: 'topic_deleted', ...deleted })
-    for (const edge of edges.values()) made.push(...edgeRecords(edge))
-    made.push({ type: 'producer_ids', next: nextProducerId })
+    for (const record of edges.records()) made.push(record)
+    for (const record of seats.records()) made.push(record)
+    made.push({ type: 'producer_ids', next: contents.nextProducerId })
     return made
   }
 
   return {
-    clusterId: () => cluster?.clusterId ?? null,
+    clusterId: () => contents.cluster?.clusterId ?? null,
     topics: () => [...byId.values()],
     topicByName: name => byName.get(name),
     topicById: topicId => byId.get(topicId),
     deletedTopic: topicId => deletedById.get(topicId),
     deletedNamed: name => deletedByName.get(name) ?? [],
     deletedTopics: () => deletedById.size,
-    edge: edgeId => edges.get(edgeId),
-    edges: () => [...edges.values()],
-    edgeCount: () => edges.size,
+    edge: edges.get,
+    edges: edges.all,
+    edgeCount: edges.count,
     topicCount: () => byId.size,
-    partitionCount: () => partitionCount,
-    nextProducerId: () => nextProducerId,
+    partitionCount: () => contents.partitionCount,
+    nextProducerId: () => contents.nextProducerId,
+    nodes: seats.nodes,
+    node: seats.node,
+    lastIncarnation: seats.lastIncarnation,
+    partition: seats.partition,
+    partitionsOf: seats.partitionsOf,
+    partitionStates: seats.partitionStates,
+    partitionsOn: seats.partitionsOn,
     replay,
     records,
+    copy: () => imageOf(copyOf(contents)),
   }
 }
 

@@ -3,6 +3,7 @@ import { assert } from '../../common/assert.ts'
 import type { CborInput, CborValue } from '../../common/cbor.ts'
 import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
+import type { PartitionState } from './types.ts'
 
 /**
  * What the controller's image is made of. A record says what became so, never what was asked for, so that replaying
@@ -13,18 +14,20 @@ import { messageOf, TributaryError } from '../../common/errors.ts'
 
 /** Format of the records as a whole; the `cluster` record carries it. */
 export const METADATA_FORMAT = 1
-/** Version of every shape below; a field added to one gives it the next. */
-const RECORD_VERSION = 1
 
 const count = z.int().min(0)
 const nullableCount = count.nullable()
 const id = z.string().min(1)
+const nodeId = z.int().min(1)
+const nodeIds = z.array(nodeId)
 
 const topicConfig = z.object({
   retentionMs: nullableCount,
   retentionBytes: nullableCount,
   segmentBytes: count,
   maxRecordBytes: count,
+  minInsyncReplicas: nullableCount,
+  uncleanLeaderElection: z.boolean(),
 })
 
 const alarm = z.object({
@@ -44,6 +47,7 @@ const recordSchema = z.discriminatedUnion('type', [
     topicId: id,
     name: id,
     partitions: z.int().min(1),
+    replication: nullableCount,
     internal: z.boolean(),
     config: topicConfig,
     atMs: z.int(),
@@ -53,6 +57,7 @@ const recordSchema = z.discriminatedUnion('type', [
     type: z.literal('topic_altered'),
     topicId: id,
     partitions: z.int().min(1),
+    replication: nullableCount,
     config: topicConfig,
   }),
   z.object({ type: z.literal('topic_deleted'), topicId: id, name: id, atMs: z.int() }),
@@ -75,18 +80,67 @@ const recordSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('snapshot') }),
   /** Producer ids below `next` are given out. */
   z.object({ type: z.literal('producer_ids'), next: count }),
+  /** The node is there under a new incarnation, fenced until it is heard of. */
+  z.object({
+    type: z.literal('node_registered'),
+    nodeId,
+    directoryId: id,
+    incarnation: count,
+    peerAddress: z.string().nullable(),
+    httpAddress: z.string(),
+    rack: z.string().nullable(),
+    software: z.string(),
+    atMs: z.int(),
+  }),
+  /** `left`: by its own orderly stop. */
+  z.object({ type: z.literal('node_fenced'), nodeId, left: z.boolean(), atMs: z.int() }),
+  z.object({ type: z.literal('node_unfenced'), nodeId, atMs: z.int() }),
+  z.object({ type: z.literal('node_draining'), nodeId, draining: z.boolean() }),
+  z.object({ type: z.literal('node_removed'), nodeId, atMs: z.int() }),
+  /** Incarnations up to `last` were given; in snapshots, for those of nodes that are gone. */
+  z.object({ type: z.literal('incarnations'), last: count }),
+  z.object({
+    type: z.literal('partition_changed'),
+    topicId: id,
+    partition: count,
+    replicas: nodeIds,
+    isr: nodeIds,
+    adding: nodeIds,
+    removing: nodeIds,
+    leader: nodeId.nullable(),
+    leaderIncarnation: count,
+    leaderEpoch: count,
+    partitionEpoch: count,
+    unclean: z.boolean(),
+  }),
 ])
 
+/** All of a partition's state as it is from now on. `unclean`: the leader was chosen from outside the in-sync set. */
+type PartitionChanged = { type: 'partition_changed'; unclean: boolean } & PartitionState
+
 /** One change of the image. */
-export type MetadataRecord = z.infer<typeof recordSchema>
+export type MetadataRecord =
+  | Exclude<z.infer<typeof recordSchema>, { type: 'partition_changed' }>
+  | PartitionChanged
 export type MetadataRecordOf<Type extends MetadataRecord['type']> = Extract<MetadataRecord, { type: Type }>
 
-const KNOWN_TYPES: ReadonlySet<string> = new Set(recordSchema.options.map(option => option.shape.type.value))
+/** Versions of the shapes that grew; the others have the first. A field added to one gives it the next. */
+const VERSIONS: Readonly<Partial<Record<MetadataRecord['type'], number>>> = {
+  topic_created: 2,
+  topic_altered: 2,
+}
+
+const KNOWN_VERSIONS: ReadonlyMap<string, number> = new Map(
+  recordSchema.options.map(({ shape }) => [shape.type.value, VERSIONS[shape.type.value] ?? 1]),
+)
 
 /** The CBOR of a record. */
 export function encodeRecord(record: MetadataRecord): Uint8Array {
-  const fields: Record<string, CborInput> = { ...record }
-  return encodeCbor({ v: RECORD_VERSION, ...fields })
+  return encodeCbor(versioned(record))
+}
+
+function versioned(record: MetadataRecord): Record<string, CborInput> {
+  return { v: VERSIONS[record.type] ?? 1, ...record }
 }
 
 /** The CBOR of records that become so together, at least one: of a single one as it is, of more as an array. */
@@ -94,7 +148,7 @@ export function encodeRecords(records: readonly MetadataRecord[]): Uint8Array {
   const [first, ...others] = records
   assert(first !== undefined, 'no records to encode')
   if (others.length === 0) return encodeRecord(first)
-  return encodeCbor(records.map(record => ({ v: RECORD_VERSION, ...record })))
+  return encodeCbor(records.map(versioned))
 }
 
 /**
@@ -117,20 +171,33 @@ function checked(value: CborValue): MetadataRecord {
   if (typeof type !== 'string' || typeof v !== 'number') {
     throw new TributaryError('corrupt_log', 'a metadata record has no type or version; restore the directory')
   }
-  if (!KNOWN_TYPES.has(type) || v > RECORD_VERSION) {
+  if (v > (KNOWN_VERSIONS.get(type) ?? 0)) {
     throw new TributaryError(
       'directory_newer_format',
       `the metadata holds a record "${type}" version ${v}, which this version does not know: run the newer version that wrote it`,
       { details: { type, version: v } },
     )
   }
-  const parsed = recordSchema.safeParse(plain)
+  const parsed = recordSchema.safeParse(v === 1 ? ofFirstVersion(type, plain) : plain)
   if (parsed.success) return ofKnownFormat(parsed.data)
   const issue = parsed.error.issues[0]
   throw new TributaryError(
     'corrupt_log',
     `metadata record "${type}" is malformed at ${issue?.path.join('.') ?? 'its start'}: ${issue?.message ?? 'unknown'}`,
   )
+}
+
+/** What the first version of a shape did not have yet, as it was then. */
+function ofFirstVersion(type: string, plain: Record<string, unknown>): Record<string, unknown> {
+  if (type !== 'topic_created' && type !== 'topic_altered') return plain
+  const config = { ...FIRST_TOPIC_CONFIG, ...(isObject(plain.config) ? plain.config : {}) }
+  return { replication: null, ...plain, config }
+}
+
+const FIRST_TOPIC_CONFIG = { minInsyncReplicas: null, uncleanLeaderElection: false }
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null
 }
 
 function ofKnownFormat(record: MetadataRecord): MetadataRecord {
@@ -143,7 +210,8 @@ function ofKnownFormat(record: MetadataRecord): MetadataRecord {
 
 function readCbor(bytes: Uint8Array): CborValue {
   try {
-    return decodeCbor(bytes)
+    // The records of one request may be ten thousand partitions; they are our own, and no more than their bytes.
+    return decodeCbor(bytes, bytes.length)
   } catch (cause) {
     throw new TributaryError('corrupt_log', `a metadata record is no CBOR: ${messageOf(cause)}`, { cause })
   }

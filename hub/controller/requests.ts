@@ -63,11 +63,18 @@ export interface ChangeIsr {
     partition: number
     leaderEpoch: number
     partitionEpoch: number
-    isr: number[]
+    /**
+     * The proposed members, the leader among them, each with the incarnation that fetched what it is judged by: what a node held before
+     * it lost its directory proves nothing of the node that came after (the broker epochs of KIP-903).
+     */
+    isr: { nodeId: number; incarnation: number }[]
   }[]
 }
 
-/** `ok`: taken as proposed. `stale`: the leader's view is old, the image will tell it; `refused`: a proposed member is fenced, draining away or no replica. */
+/**
+ * `ok`: taken as proposed. `stale`: the leader's view is old, the image will tell it; `refused`: a proposed member is fenced, of another
+ * incarnation or no replica.
+ */
 export interface IsrResult {
   topicId: string
   partition: number

@@ -10,6 +10,9 @@ const MAX_SEGMENT_BYTES = 1024 * MIB
 const MIN_RETENTION_MS = MINUTE_MS
 const MIN_MAX_RECORD_BYTES = KIB
 
+/** Replicas of a partition: every one more is another copy of all that is written. */
+export const MAX_REPLICATION = 15
+
 interface Rule {
   min: number
   max: number
@@ -18,29 +21,36 @@ interface Rule {
 
 const WHOLE = Number.MAX_SAFE_INTEGER
 
-function rules(maxRecordBytesCeiling: number): Readonly<Record<keyof TopicConfig, Rule>> {
+function rules(maxRecordBytesCeiling: number): Readonly<Record<(typeof NUMBERS)[number], Rule>> {
   return {
     retentionMs: { min: MIN_RETENTION_MS, max: WHOLE, nullable: true },
     retentionBytes: { min: MIN_SEGMENT_BYTES, max: WHOLE, nullable: true },
     segmentBytes: { min: MIN_SEGMENT_BYTES, max: MAX_SEGMENT_BYTES, nullable: false },
     maxRecordBytes: { min: MIN_MAX_RECORD_BYTES, max: maxRecordBytesCeiling, nullable: false },
+    minInsyncReplicas: { min: 1, max: MAX_REPLICATION, nullable: true },
   }
 }
 
 /** Throws `invalid_argument` naming the setting, its value and what is allowed. */
 export function checkTopicConfig(config: TopicConfig, maxRecordBytesCeiling: number): void {
   const checks = rules(maxRecordBytesCeiling)
-  for (const name of TOPIC_SETTINGS) {
+  for (const name of NUMBERS) {
     const { min, max, nullable } = checks[name]
     const value = config[name]
     if (value === null ? nullable : Number.isSafeInteger(value) && value >= min && value <= max) continue
     const range = max === WHOLE ? `a whole number from ${min}` : `a whole number from ${min} to ${max}`
     throw new TributaryError(
       'invalid_argument',
-      `${name} is ${String(value)}; it must be ${range}${nullable ? ', or null for no bound' : ''}`,
+      `${name} is ${String(value)}; it must be ${range}${nullable ? ', or null' : ''}`,
       { details: { setting: name } },
     )
   }
 }
 
-const TOPIC_SETTINGS = ['retentionMs', 'retentionBytes', 'segmentBytes', 'maxRecordBytes'] as const
+const NUMBERS = [
+  'retentionMs',
+  'retentionBytes',
+  'segmentBytes',
+  'maxRecordBytes',
+  'minInsyncReplicas',
+] as const

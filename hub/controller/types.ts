@@ -8,7 +8,7 @@ export interface NodeState {
   readonly nodeId: number
   /** Who registers with another one has lost what the seats of this node were given for. */
   readonly directoryId: string
-  /** Counts the registrations of this node id; epochs are granted to one incarnation. */
+  /** Goes up with each registration in the cluster, so no two have the same; epochs are granted to one incarnation. */
   readonly incarnation: number
   /** HOST:PORT for other nodes; null for a node that listens for none. */
   readonly peerAddress: string | null
@@ -17,8 +17,12 @@ export interface NodeState {
   readonly rack: string | null
   readonly software: string
   readonly registeredMs: number
-  /** Registered and not (yet, or any more) alive: leads nothing, is in no in-sync set but as the last one. */
+  /** Registered and not (yet, or any more) alive: leads nothing, is in no in-sync set that has a live member. */
   readonly fenced: boolean
+  /** Fenced by its own orderly stop: only another registration makes it live again. */
+  readonly left: boolean
+  /** When `fenced` last changed. */
+  readonly changedMs: number
   /** Gets no new replicas and gives away what it has. */
   readonly draining: boolean
 }
@@ -29,7 +33,7 @@ export interface PartitionState {
   readonly partition: number
   /** Node ids, the preferred leader first; while a reassignment runs, `adding` and `removing` are among them. */
   readonly replicas: readonly number[]
-  /** In-sync: hold all that is committed. Empty where the last one lost its data: an operator must choose. */
+  /** In-sync: hold all that is committed, in the order of `replicas`. Empty where the last one lost its data: an operator must choose. */
   readonly isr: readonly number[]
   /** Replicas that came with the reassignment under way; nobody else's turn before they are in sync. */
   readonly adding: readonly number[]

@@ -92,7 +92,15 @@ function settingsOf(config: HubConfig): ControllerSettings {
     maxTopics: config.maxTopics,
     maxPartitions: config.maxPartitions,
     maxEdges: MAX_EDGES,
-    topicDefaults: { retentionMs, retentionBytes, segmentBytes, maxRecordBytes },
+    defaultReplication: config.cluster.defaultReplication,
+    topicDefaults: {
+      retentionMs,
+      retentionBytes,
+      segmentBytes,
+      maxRecordBytes,
+      minInsyncReplicas: null,
+      uncleanLeaderElection: false,
+    },
     maxRecordBytesCeiling: config.limits.maxFrameBytes - FRAME_ROOM_BYTES,
   }
 }

@@ -3,7 +3,8 @@ import { TributaryError } from '../../../common/errors.ts'
 import type { ControllerSettings, Plan } from '../../../hub/controller/controller.ts'
 import * as controller from '../../../hub/controller/controller.ts'
 import type { Image } from '../../../hub/controller/image.ts'
-import { emptyImage, MAX_ALARMS_PER_EDGE, MAX_DELETED_TOPICS } from '../../../hub/controller/image.ts'
+import { emptyImage, MAX_DELETED_TOPICS } from '../../../hub/controller/image.ts'
+import { MAX_ALARMS_PER_EDGE } from '../../../hub/controller/image-edges.ts'
 
 const settings: ControllerSettings = {
   autoCreateTopics: true,
@@ -11,12 +12,15 @@ const settings: ControllerSettings = {
   maxTopics: 5,
   maxPartitions: 60,
   maxEdges: 3,
+  defaultReplication: 3,
   maxRecordBytesCeiling: 8 * 1024 * 1024,
   topicDefaults: {
     retentionMs: 604_800_000,
     retentionBytes: null,
     segmentBytes: 256 * 1024 * 1024,
     maxRecordBytes: 1024 * 1024,
+    minInsyncReplicas: null,
+    uncleanLeaderElection: false,
   },
 }
 
@@ -103,6 +107,8 @@ describe('topics', () => {
     { retentionBytes: -1 },
     { maxRecordBytes: 9 * 1024 * 1024 },
     { maxRecordBytes: Number.NaN },
+    { minInsyncReplicas: 0 },
+    { minInsyncReplicas: 16 },
   ])('refuses the settings %j', config => {
     const { image } = setup()
     expect(codeOf(() => controller.createTopic(image, settings, { name: 'a', config }, context()))).toBe(

@@ -1,11 +1,13 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { must } from '../../../common/assert.ts'
 import { encodeCbor } from '../../../common/cbor.ts'
 import { isTributaryError } from '../../../common/errors.ts'
 import type { MetadataRecord } from '../../../hub/controller/records.ts'
-import { decodeRecord, encodeRecord } from '../../../hub/controller/records.ts'
+import { decodeRecord, decodeRecords, encodeRecord, encodeRecords } from '../../../hub/controller/records.ts'
 
-const topicConfig = { retentionMs: null, retentionBytes: 5, segmentBytes: 7, maxRecordBytes: 2 ** 40 }
+const firstConfig = { retentionMs: null, retentionBytes: 5, segmentBytes: 7, maxRecordBytes: 2 ** 40 }
+const topicConfig = { ...firstConfig, minInsyncReplicas: 2, uncleanLeaderElection: true }
 const session = { confirmed: 1, grantedFrom: 2, newest: 3 }
 
 const samples: MetadataRecord[] = [
@@ -15,11 +17,12 @@ const samples: MetadataRecord[] = [
     topicId: 'a',
     name: 'n',
     partitions: 3,
+    replication: 3,
     internal: true,
     config: topicConfig,
     atMs: 1,
   },
-  { type: 'topic_altered', topicId: 'a', partitions: 4, config: topicConfig },
+  { type: 'topic_altered', topicId: 'a', partitions: 4, replication: null, config: topicConfig },
   { type: 'topic_deleted', topicId: 'a', name: 'n', atMs: 2 },
   { type: 'edge_registered', edgeId: 'e', atMs: 3 },
   {
@@ -37,6 +40,36 @@ const samples: MetadataRecord[] = [
   { type: 'lane_bound', edgeId: 'e', topicId: 'a', lane: 0, partition: 11 },
   { type: 'snapshot' },
   { type: 'producer_ids', next: 2 ** 50 },
+  {
+    type: 'node_registered',
+    nodeId: 1,
+    directoryId: 'd',
+    incarnation: 4,
+    peerAddress: null,
+    httpAddress: 'h:1',
+    rack: 'r',
+    software: 's',
+    atMs: 6,
+  },
+  { type: 'node_fenced', nodeId: 1, left: true, atMs: 7 },
+  { type: 'node_unfenced', nodeId: 1, atMs: 8 },
+  { type: 'node_draining', nodeId: 1, draining: true },
+  { type: 'node_removed', nodeId: 1, atMs: 9 },
+  { type: 'incarnations', last: 4 },
+  {
+    type: 'partition_changed',
+    topicId: 'a',
+    partition: 0,
+    replicas: [1, 2],
+    isr: [1],
+    adding: [],
+    removing: [2],
+    leader: null,
+    leaderIncarnation: 4,
+    leaderEpoch: 5,
+    partitionEpoch: 6,
+    unclean: false,
+  },
 ]
 
 function codeOf(bytes: Uint8Array): string {
@@ -52,6 +85,37 @@ function codeOf(bytes: Uint8Array): string {
 describe('metadata records', () => {
   it.each(samples)('come back as they were: $type', record => {
     expect(decodeRecord(encodeRecord(record))).toEqual(record)
+  })
+
+  it('of topics are read as the first version wrote them', () => {
+    const altered = { type: 'topic_altered', topicId: 'a', partitions: 4, config: firstConfig }
+    const defaults = { minInsyncReplicas: null, uncleanLeaderElection: false }
+    expect(decodeRecord(encodeCbor({ v: 1, ...altered }))).toEqual({
+      ...altered,
+      replication: null,
+      config: { ...firstConfig, ...defaults },
+    })
+    const created = {
+      type: 'topic_created',
+      name: 'n',
+      topicId: 'a',
+      partitions: 4,
+      internal: false,
+      atMs: 1,
+    }
+    expect(decodeRecord(encodeCbor({ v: 1, ...created, config: firstConfig }))).toEqual({
+      ...created,
+      replication: null,
+      config: { ...firstConfig, ...defaults },
+    })
+    expect(codeOf(encodeCbor({ v: 2, ...created, config: firstConfig }))).toBe('corrupt_log')
+    expect(codeOf(encodeCbor({ v: 3, ...created, config: firstConfig }))).toBe('directory_newer_format')
+  })
+
+  it('of one request may be very many', () => {
+    const sample = samples.find(record => record.type === 'partition_changed')
+    const many = Array.from({ length: 20_000 }, () => must(sample, 'no sample'))
+    expect(decodeRecords(encodeRecords(many))).toHaveLength(many.length)
   })
 
   it('of a newer version stop the node', () => {

@@ -10,8 +10,16 @@ import { environment, hello, restart, start, storage, values } from './stage.ts'
 /** What the engine must survive: refusals of its own log, deletions cut short, more of something than it has room for. */
 
 function topicRecord(topicId: string): ImageRecord {
-  const config = { retentionMs: null, retentionBytes: null, segmentBytes: 65_536, maxRecordBytes: 1_024 }
-  return { type: 'topic_created', topicId, name: topicId, partitions: 1, internal: false, config, atMs: 1 }
+  const config = {
+    retentionMs: null,
+    retentionBytes: null,
+    segmentBytes: 65_536,
+    maxRecordBytes: 1_024,
+    minInsyncReplicas: null,
+    uncleanLeaderElection: false,
+  }
+  const common = { replication: null, internal: false, config, atMs: 1 }
+  return { type: 'topic_created', topicId, name: topicId, partitions: 1, ...common }
 }
 
 describe('metadata', () => {

@@ -41,8 +41,16 @@ async function entriesIn(log: Log): Promise<[number, number, string | null][]> {
 }
 
 function topicRecord(topicId: string): ImageRecord {
-  const config = { retentionMs: null, retentionBytes: null, segmentBytes: 65_536, maxRecordBytes: 1_024 }
-  return { type: 'topic_created', topicId, name: topicId, partitions: 1, internal: false, config, atMs: 1 }
+  const config = {
+    retentionMs: null,
+    retentionBytes: null,
+    segmentBytes: 65_536,
+    maxRecordBytes: 1_024,
+    minInsyncReplicas: null,
+    uncleanLeaderElection: false,
+  }
+  const common = { replication: null, internal: false, config, atMs: 1 }
+  return { type: 'topic_created', topicId, name: topicId, partitions: 1, ...common }
 }
 
 describe('a sole voter', () => {
