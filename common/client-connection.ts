@@ -1,7 +1,8 @@
+import type { Channel, ChannelClosed } from './channel.ts'
 import type { Env, Timer } from './env.ts'
 import { TributaryError } from './errors.ts'
 import { MAX_FRAME_BYTES, MINUTE_MS, SECOND_MS } from './limits.ts'
-import type { Channel, ChannelClosed, ChannelFrame } from './session.ts'
+import type { ChannelFrame } from './session.ts'
 import { dialChannel, toTributaryError } from './session.ts'
 import { VERSION } from './version.ts'
 import type {

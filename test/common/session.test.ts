@@ -1,14 +1,9 @@
 import { describe, expect, test } from 'vitest'
+import type { Channel, ChannelClosed } from '../../common/channel.ts'
+import { CLOSE_TIMEOUT_MS, createHeartbeat } from '../../common/channel.ts'
 import { TributaryError } from '../../common/errors.ts'
-import type { AcceptedChannel, Channel, ChannelClosed } from '../../common/session.ts'
-import {
-  acceptChannel,
-  CLOSE_TIMEOUT_MS,
-  createHeartbeat,
-  dialChannel,
-  HANDSHAKE_TIMEOUT_MS,
-  negotiate,
-} from '../../common/session.ts'
+import type { AcceptedChannel } from '../../common/session.ts'
+import { acceptChannel, dialChannel, HANDSHAKE_TIMEOUT_MS, negotiate } from '../../common/session.ts'
 import type { WelcomeFrame } from '../../common/wire.ts'
 import { encodeFrame } from '../../common/wire-codec.ts'
 import { FakeClock } from '../fake-clock.ts'
@@ -112,6 +107,23 @@ describe('channels', () => {
       await new Promise(resolve => setImmediate(resolve))
     }
     expect(closed).toEqual({})
+  })
+
+  test('a process that was held up reads what came meanwhile before it calls anybody dead', async () => {
+    const { clock, pair, closed, welcomes, client } = ends({ raw: 'hub' })
+    pair.right.handle({ message: () => {}, drain: () => {}, close: () => {} })
+    const nowMs = 1
+    const limits = { maxFrameBytes: 100_000, heartbeatMs: 20_000, deadMs: 60_000 }
+    pair.right.send(encodeFrame({ t: 'welcome', protocol: 1, clusterId: 'c', nodeId: 1, nowMs, ...limits }))
+    await until(() => welcomes.length === 1, 'the welcome')
+    pair.right.send(encodeFrame({ t: 'pong', echoMs: 1, nowMs }))
+    clock.advance(61_000)
+    for (let turn = 0; turn < 5; turn++) await new Promise(resolve => setImmediate(resolve))
+    expect(closed).toEqual({})
+    expect(client()?.isOpen()).toBe(true)
+    clock.advance(61_000)
+    await until(() => closed.client !== undefined, 'the end')
+    expect(closed.client?.error?.code).toBe('timeout')
   })
 
   test('an end whose packets vanish is found dead', async () => {
