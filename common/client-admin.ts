@@ -17,10 +17,13 @@ const config = z.object({
   retentionBytes: z.number().nullable(),
   segmentBytes: z.number(),
   maxRecordBytes: z.number(),
+  minInsyncReplicas: z.number().nullable(),
+  uncleanLeaderElection: z.boolean(),
 })
 const topicFields = {
   name: z.string(),
   topicId: z.string(),
+  replication: z.number().nullable(),
   internal: z.boolean(),
   createdMs: z.number(),
   config,
@@ -69,9 +72,9 @@ const edgeSummary = z.object({
   lag: z.object({ records: z.number(), bytes: z.number(), oldestMs: z.number().nullable() }).nullable(),
 })
 
-/** Settings of a topic: times in milliseconds of hub time, bytes per partition; null for no bound. */
+/** Settings of a topic: times in milliseconds of hub time, bytes per partition; null for no bound, of `minInsyncReplicas` for the default. */
 export type TopicSettings = z.infer<typeof config>
-/** A topic in a list; `partitions` counts them. */
+/** A topic in a list; `partitions` counts them, `replication` is null where it is the cluster's default. */
 export type TopicSummary = z.infer<typeof topicSummary>
 /** A topic with where each partition stands. */
 export type TopicDescription = z.infer<typeof topicDescription>
@@ -84,6 +87,8 @@ export interface TopicsAdmin {
   create(request: {
     name: string
     partitions?: number
+    /** Replicas of each partition; default: the cluster's, growing with its nodes. */
+    replication?: number
     config?: Partial<TopicSettings>
   }): Promise<TopicDescription>
   /** Rejects with `unknown_topic`. */

@@ -1,4 +1,5 @@
 import type { Command } from 'commander'
+import { Option } from 'commander'
 import type { TopicSettings } from '../client-admin.ts'
 import { TributaryError } from '../errors.ts'
 import { formatDuration, formatSize } from '../units.ts'
@@ -21,6 +22,8 @@ interface SettingFlags extends ClientFlags {
   retentionBytes?: number | 'off'
   segmentBytes?: number
   maxRecordBytes?: number
+  minInsyncReplicas?: number | 'off'
+  uncleanLeaderElection?: 'on' | 'off'
 }
 
 /** Adds `tributary topics list|create|describe|alter|delete`. */
@@ -72,15 +75,33 @@ function withSettingOptions(command: Command): Command {
     )
     .option('--segment-bytes <size>', 'size of the files of the log', size)
     .option('--max-record-bytes <size>', 'the largest record taken', size)
+    .option(
+      '--min-insync-replicas <n>',
+      'replicas that must have a record before it is acked; off: two of three and more, one of fewer',
+      countOrOff,
+    )
+    .addOption(
+      new Option(
+        '--unclean-leader-election <on|off>',
+        'let a replica lead that lacks acked records when no other can: they are lost',
+      ).choices(['on', 'off']),
+    )
+}
+
+function countOrOff(text: string): number | 'off' {
+  return text === 'off' ? 'off' : positiveNumber(text)
 }
 
 function settingsOf(flags: SettingFlags): Partial<TopicSettings> {
-  const { retentionMs, retentionBytes, segmentBytes, maxRecordBytes } = flags
+  const { retentionMs, retentionBytes, segmentBytes, maxRecordBytes, minInsyncReplicas } = flags
+  const { uncleanLeaderElection } = flags
   return {
     ...(retentionMs === undefined ? {} : { retentionMs: orNull(retentionMs) }),
     ...(retentionBytes === undefined ? {} : { retentionBytes: orNull(retentionBytes) }),
     ...(segmentBytes === undefined ? {} : { segmentBytes }),
     ...(maxRecordBytes === undefined ? {} : { maxRecordBytes }),
+    ...(minInsyncReplicas === undefined ? {} : { minInsyncReplicas: orNull(minInsyncReplicas) }),
+    ...(uncleanLeaderElection === undefined ? {} : { uncleanLeaderElection: uncleanLeaderElection === 'on' }),
   }
 }
 
@@ -91,21 +112,27 @@ function orNull(value: number | 'off'): number | null {
 function addCreate(topics: Command, cli: Cli): void {
   const create = topics.command('create').argument('<topic>').description('Create a topic')
   withSettingOptions(create)
+    .option(
+      '--replication <n>',
+      'replicas of each partition (default: what the hub is set to)',
+      positiveNumber,
+    )
     .addHelpText(
       'after',
       examples(
         'tributary topics create alarms',
-        'tributary topics create telemetry --partitions 24 --retention-ms 30d',
+        'tributary topics create telemetry --partitions 24 --retention-ms 30d --replication 3',
       ),
     )
-    .action((name: string, flags: SettingFlags) =>
+    .action((name: string, flags: SettingFlags & { replication?: number }) =>
       withClient(cli, flags, async client => {
-        const { partitions } = flags
+        const { partitions, replication } = flags
         const config = settingsOf(flags)
         const topic = await client.topics.create({
           name,
           config,
           ...(partitions === undefined ? {} : { partitions }),
+          ...(replication === undefined ? {} : { replication }),
         })
         cli.stdout.write(`created ${topic.name} with ${topic.partitions.length} partitions\n`)
       }),
@@ -134,7 +161,10 @@ function addDescribe(topics: Command, cli: Cli): void {
         cli.stdout.write(
           `${topic.name}  id ${topic.topicId}  created ${showTime(topic.createdMs)}\n` +
             `retention ${retention}${bytes}; segments ${formatSize(config.segmentBytes)}; ` +
-            `records up to ${formatSize(config.maxRecordBytes)}\n\n`,
+            `records up to ${formatSize(config.maxRecordBytes)}\n` +
+            `replication ${topic.replication ?? 'by default'}; ` +
+            `in-sync replicas at least ${config.minInsyncReplicas ?? 'by default'}; ` +
+            `unclean leader election ${config.uncleanLeaderElection ? 'on' : 'off'}\n\n`,
         )
         const headings = ['partition', 'start offset', 'end offset', 'high watermark', 'bytes']
         const rows = topic.partitions.map(partition => [

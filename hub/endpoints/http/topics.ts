@@ -9,8 +9,8 @@ import { nameParam } from './query.ts'
 /**
  * Topics over REST.
  *
- *   GET /v1/topics             {"topics":[{"name","topicId","partitions":12,"internal","createdMs","config"}]}
- *   POST /v1/topics            {"name","partitions"?,"config"?} -> 201 and the topic as GET shows it
+ *   GET /v1/topics             {"topics":[{"name","topicId","partitions":12,"replication","internal","createdMs","config"}]}
+ *   POST /v1/topics            {"name","partitions"?,"replication"?,"config"?} -> 201 and the topic as GET shows it
  *   GET /v1/topics/:name       as above, with "partitions":[{"partition","startOffset","endOffset","highWatermark",...}]
  *   PATCH /v1/topics/:name     {"partitions"?,"config"?} -> the topic; partitions may only grow
  *   DELETE /v1/topics/:name    204
@@ -32,6 +32,8 @@ const configFields = {
   retentionBytes: nullable.optional(),
   segmentBytes: wholeNumber.optional(),
   maxRecordBytes: wholeNumber.optional(),
+  minInsyncReplicas: z.int('it must be a whole number, or null for the default').nullable().optional(),
+  uncleanLeaderElection: z.boolean('it must be true or false').optional(),
 }
 const configSchema = z.strictObject(configFields, unknownKeys(Object.keys(configFields)))
 
@@ -39,9 +41,10 @@ const createSchema = z.strictObject(
   {
     name: z.string('it must be text'),
     partitions: wholeNumber.optional(),
+    replication: wholeNumber.optional(),
     config: configSchema.optional(),
   },
-  unknownKeys(['name', 'partitions', 'config']),
+  unknownKeys(['name', 'partitions', 'replication', 'config']),
 )
 const alterSchema = z.strictObject(
   { partitions: wholeNumber.optional(), config: configSchema.optional() },
@@ -63,9 +66,10 @@ export function registerTopics(app: FastifyInstance, context: HttpContext): void
   app.get('/v1/topics', async () => ({ topics: topics.list() }))
 
   app.post('/v1/topics', options, async (request, reply) => {
-    const { name, partitions, config } = parseWith(createSchema, request.body, 'body')
+    const { name, partitions, replication, config } = parseWith(createSchema, request.body, 'body')
     const wanted: CreateTopic = { name }
     if (partitions !== undefined) wanted.partitions = partitions
+    if (replication !== undefined) wanted.replication = replication
     if (config !== undefined) wanted.config = configOf(config)
     const topic = await topics.create(wanted)
     return reply.code(201).header('location', `/v1/topics/${topic.name}`).send(describeTopic(topic, logs))
@@ -94,6 +98,8 @@ function configOf(parsed: z.infer<typeof configSchema>): Partial<TopicConfig> {
   if (parsed.retentionBytes !== undefined) config.retentionBytes = parsed.retentionBytes
   if (parsed.segmentBytes !== undefined) config.segmentBytes = parsed.segmentBytes
   if (parsed.maxRecordBytes !== undefined) config.maxRecordBytes = parsed.maxRecordBytes
+  if (parsed.minInsyncReplicas !== undefined) config.minInsyncReplicas = parsed.minInsyncReplicas
+  if (parsed.uncleanLeaderElection !== undefined) config.uncleanLeaderElection = parsed.uncleanLeaderElection
   return config
 }
 

@@ -9,12 +9,14 @@ describe('topics over REST', () => {
     const created = await hub.call('POST', '/v1/topics', {
       name: 'readings',
       partitions: 2,
+      replication: 3,
       config: { retentionMs: null, maxRecordBytes: 4096 },
     })
     expect(created.status).toBe(201)
     expect(created.headers.get('location')).toBe('/v1/topics/readings')
     expect(created.json).toMatchObject({
       name: 'readings',
+      replication: 3,
       config: { retentionMs: null, maxRecordBytes: 4096 },
     })
     expect(created.json.partitions).toEqual([0, 1].map(partition => expect.objectContaining({ partition })))
@@ -29,11 +31,16 @@ describe('topics over REST', () => {
 
     const altered = await hub.call('PATCH', '/v1/topics/readings', {
       partitions: 4,
-      config: { retentionBytes: 1e6 },
+      config: { retentionBytes: 1e6, minInsyncReplicas: 2, uncleanLeaderElection: true },
     })
     expect(altered.status).toBe(200)
     expect(altered.json.partitions).toHaveLength(4)
-    expect(altered.json.config).toMatchObject({ retentionBytes: 1e6, maxRecordBytes: 4096 })
+    expect(altered.json.config).toMatchObject({
+      retentionBytes: 1e6,
+      maxRecordBytes: 4096,
+      minInsyncReplicas: 2,
+      uncleanLeaderElection: true,
+    })
 
     const deleted = await hub.call('DELETE', '/v1/topics/readings')
     expect(deleted.status).toBe(204)
@@ -66,7 +73,7 @@ describe('topics over REST', () => {
       { name: 'a', partitons: 2 },
       400,
       'invalid_argument',
-      'known are name, partitions, config',
+      'known are name, partitions, replication, config',
     ],
     [
       'POST',
