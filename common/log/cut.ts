@@ -67,7 +67,8 @@ async function cutPlace(log: SegmentedLog, offset: number, deps: CutDeps): Promi
     return { segment: before, position: before?.sizeBytes ?? 0, offset: end }
   }
   const index = await segmentIndex(segment, log, deps)
-  const entry = index.entryFor(offset - segment.baseOffset)
+  // One before: of a batch that jumped to `offset` the index does not say where the one before it ended.
+  const entry = index.entryFor(offset - 1 - segment.baseOffset)
   return deps.files.use(`${segment.path}.log`, async file => {
     const range = {
       fromPosition: entry.position,

@@ -1,9 +1,9 @@
 import { strict as assert } from 'node:assert'
-import { eachBatch } from '../../../common/batch.ts'
+import { eachBatch, stampBatch } from '../../../common/batch.ts'
 import { buildBatch } from '../../../common/batch-builder.ts'
 import { buildControlBatch } from '../../../common/batch-control.ts'
 import { decodePlain } from '../../../common/batch-records.ts'
-import { utf8, utf8Text, writeI64 } from '../../../common/bytes.ts'
+import { concat, readI64, utf8, utf8Text, writeI64 } from '../../../common/bytes.ts'
 import { isTributaryError } from '../../../common/errors.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { DataDir, DataDirOptions, Log, LogOptions, StateLog } from '../../../common/log/types.ts'
@@ -39,7 +39,9 @@ export interface Entry {
   /** Its batch as it must be read back, offset and epoch left out. */
   tail: string
   records: number
+  /** -1 while not known. */
   baseOffset: number
+  leaderEpoch: number
   status: Status
 }
 
@@ -51,6 +53,10 @@ export interface ModelLog {
   starts: number[]
   /** Ends that a cut under way may leave. */
   cuts: number[]
+  /** Where a restart under way may leave it, empty. */
+  restart: number | undefined
+  /** A cut or restart is under way: nothing may be appended. */
+  cutting: boolean
   log: Log | undefined
 }
 
@@ -75,6 +81,8 @@ export class Model {
     entries: [],
     starts: [0],
     cuts: [],
+    restart: undefined,
+    cutting: false,
     log: undefined,
   }))
   puts: ModelPut[] = []
@@ -115,7 +123,7 @@ export class Model {
     const turn = this.#turn++
     for (const at of which) {
       const model = this.logs[at % this.logs.length]
-      if (model?.log !== undefined) this.#append(model, model.log, turn, size, useReserve)
+      if (model?.log !== undefined && !model.cutting) this.#append(model, model.log, turn, size, useReserve)
     }
     const entries = keys.map((key, at) => ({
       key: `k${key}`,
@@ -125,6 +133,25 @@ export class Model {
   }
 
   #append(model: ModelLog, log: Log, turn: number, size: number, useReserve: boolean): void {
+    const { batch, entry } = this.#newBatch(model, turn, size, log.endOffset())
+    entry.leaderEpoch = entry.id % 5
+    model.entries.push(entry)
+    const appended = log.append(batch, { useReserve, leaderEpoch: entry.leaderEpoch }).then(
+      result => {
+        entry.status = 'acked'
+        entry.baseOffset = result.baseOffset
+      },
+      error => this.#refused(entry, error),
+    )
+    this.#under.push(appended)
+  }
+
+  #newBatch(
+    model: ModelLog,
+    turn: number,
+    size: number,
+    endOffset: number,
+  ): { batch: Uint8Array; entry: Entry } {
     const id = this.#nextId++
     const records = 1 + (id % 4)
     const control = id % 17 === 0
@@ -137,7 +164,7 @@ export class Model {
         timestampMs: id,
       })
       // A gap that jumps offsets.
-      if (id % 2 === 0) writeI64(batch, 0, log.endOffset() + 10)
+      if (id % 2 === 0) writeI64(batch, 0, endOffset + 10)
     } else {
       batch = buildBatch(
         Array.from({ length: records }, (_, at) => ({
@@ -154,15 +181,37 @@ export class Model {
       tail: tailOf(batch),
       records: control ? 1 : records,
       baseOffset: -1,
+      leaderEpoch: 0,
       status: 'pending',
     }
-    model.entries.push(entry)
-    const appended = log.append(batch, { useReserve }).then(
-      result => {
-        entry.status = 'acked'
-        entry.baseOffset = result.baseOffset
+    return { batch, entry }
+  }
+
+  /** One append of several batches as a leader of some epochs stamped them. */
+  appendReplica(which: number, count: number, size: number): void {
+    const model = this.logs[which % this.logs.length]
+    if (model?.log === undefined || model.cutting) return
+    const turn = this.#turn++
+    let endOffset = model.log.endOffset()
+    const batches: Uint8Array[] = []
+    const entries: Entry[] = []
+    for (let at = 0; at < count; at++) {
+      const { batch, entry } = this.#newBatch(model, turn, size, endOffset)
+      entry.baseOffset = Math.max(readI64(batch, 0), endOffset)
+      entry.leaderEpoch = 100 + Math.floor(entry.id / 3)
+      stampBatch(batch, 0, entry.baseOffset, entry.leaderEpoch)
+      endOffset = entry.baseOffset + entry.records
+      batches.push(batch)
+      entries.push(entry)
+    }
+    model.entries.push(...entries)
+    const appended = model.log.appendReplica(concat(batches), { appendTimeMs: turn }).then(
+      () => {
+        for (const entry of entries) entry.status = 'acked'
       },
-      error => this.#refused(entry, error),
+      error => {
+        for (const entry of entries) this.#refused(entry, error)
+      },
     )
     this.#under.push(appended)
   }
@@ -194,7 +243,7 @@ export class Model {
 
   truncateBefore(which: number, fraction: number): void {
     const model = this.logs[which % this.logs.length]
-    if (model?.log === undefined) return
+    if (model?.log === undefined || model.cutting) return
     const { log } = model
     const start = log.startOffset()
     const offset = start + Math.floor((log.durableEndOffset() - start) * fraction)
@@ -216,13 +265,48 @@ export class Model {
     const start = log.startOffset()
     const offset = start + Math.floor((log.durableEndOffset() - start) * fraction)
     model.cuts.push(offset)
+    model.cutting = true
     const done = log.truncateAfter(offset).then(
       () => {
+        model.cutting = false
         model.cuts = []
         model.entries = model.entries.filter(entry => entry.baseOffset + entry.records <= offset)
         assert.ok(log.endOffset() <= offset)
       },
-      () => {},
+      () => {
+        model.cutting = false
+      },
+    )
+    this.#under.push(done)
+  }
+
+  /** Starts over where a batch begins, or somewhere up to twice the end, with what is under way still under way. */
+  restartAt(which: number, fraction: number, atBatch: boolean): void {
+    const model = this.logs[which % this.logs.length]
+    if (model?.log === undefined || model.cutting) return
+    const { log } = model
+    const batch = model.entries[Math.floor(model.entries.length * fraction)]
+    const offset =
+      atBatch && batch !== undefined && batch.baseOffset >= 0
+        ? batch.baseOffset
+        : Math.floor(2 * log.endOffset() * fraction)
+    model.restart = offset
+    model.cutting = true
+    const done = log.restartAt(offset).then(
+      () => {
+        model.cutting = false
+        model.restart = undefined
+        model.entries = []
+        model.starts = [offset]
+        assert.deepEqual(
+          [log.startOffset(), log.endOffset(), log.durableEndOffset()],
+          [offset, offset, offset],
+        )
+      },
+      error => {
+        model.cutting = false
+        if (isTributaryError(error, 'disk_full')) model.restart = undefined
+      },
     )
     this.#under.push(done)
   }
@@ -271,6 +355,11 @@ export class Model {
     const { log } = model
     assert.ok(log !== undefined)
     const start = log.startOffset()
+    if (model.restart === start && log.endOffset() === start) {
+      model.entries = []
+      model.starts = [start]
+    }
+    model.restart = undefined
     assert.ok(model.starts.includes(start), `${model.name} starts at ${start}, not at one of ${model.starts}`)
     const batches = await readAll(log)
     const cutTo = Math.min(...model.cuts, Number.POSITIVE_INFINITY)
@@ -293,7 +382,8 @@ export class Model {
         entry !== undefined,
         `${model.name} holds at ${batch.baseOffset} what was never appended there`,
       )
-      if (entry.status === 'acked') assert.equal(batch.baseOffset, entry.baseOffset)
+      assert.ok(entry.baseOffset < 0 || batch.baseOffset === entry.baseOffset)
+      assert.equal(batch.leaderEpoch, entry.leaderEpoch)
       if (expected >= 0)
         assert.ok(batch.isControl ? batch.baseOffset >= expected : batch.baseOffset === expected)
       expected = batch.baseOffset + entry.records
@@ -349,6 +439,7 @@ export class Model {
 
 export interface FoundBatch {
   baseOffset: number
+  leaderEpoch: number
   tail: string
   isControl: boolean
 }
@@ -364,6 +455,7 @@ export async function readAll(log: Log, maxBytes = 5000): Promise<FoundBatch[]> 
       decodePlain(batches, at)
       found.push({
         baseOffset: header.baseOffset,
+        leaderEpoch: header.leaderEpoch,
         tail: tailOf(batches.subarray(at, at + header.sizeBytes)),
         isControl: header.isControl,
       })

@@ -202,6 +202,16 @@ describe('restartAt', () => {
   })
 })
 
+test('truncateAfter at a jump that begins an index entry ends where the batch before it ended', async () => {
+  const { log } = await world()
+  await log.append(batch('x'.repeat(4100)))
+  await log.append(gapAt(100))
+  await log.truncateAfter(100)
+  expect(log.endOffset()).toBe(1)
+  await log.append(batch('goes on'))
+  expect([...eachBatch(await bytesOf(log))].map(({ header }) => header.baseOffset)).toEqual([0, 1])
+})
+
 describe('hubTimeAt', () => {
   test('is the newest of the segment that holds the offset, also after a restart', async () => {
     const { disk, dir, log } = await world()
