@@ -33,6 +33,10 @@ function dial(url: string, options: DialOptions): Promise<Link> {
         handshakeTimeout: options.connectTimeoutMs,
         skipUTF8Validation: true,
         ...(options.caPem === undefined ? {} : { ca: options.caPem }),
+        ...(options.identity === undefined
+          ? {}
+          : { cert: options.identity.certPem, key: options.identity.keyPem }),
+        ...(options.unmasked === true ? { generateMask: zeroMask } : {}),
         ...(options.token === undefined ? {} : { headers: { authorization: `Bearer ${options.token}` } }),
       })
     } catch (error) {
@@ -60,6 +64,10 @@ function dial(url: string, options: DialOptions): Promise<Link> {
       reject(new TributaryError(timedOut ? 'timeout' : 'not_available', what, { cause: error }))
     })
   })
+}
+
+function zeroMask(mask: Buffer): void {
+  mask.fill(0)
 }
 
 /**

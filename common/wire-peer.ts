@@ -215,8 +215,9 @@ export interface PeerPresence {
 export type PeerAnswer =
   | { c: 'controller'; value: Uint8Array; index: number }
   | { c: 'append'; baseOffset: number }
-  | { c: 'append-lane' | 'start-run' | 'declare-gap'; tip: LaneTip }
-  | { c: 'remove-lane' | 'tell-gaps' }
+  | (({ c: 'append-lane' } | { c: 'start-run' } | { c: 'declare-gap' }) & { tip: LaneTip })
+  | { c: 'remove-lane' }
+  | { c: 'tell-gaps' }
   | { c: 'lane-tip'; tip: LaneTip | null }
   | { c: 'bounds'; bounds: PeerBounds }
   | { c: 'read'; batches: Uint8Array; nextOffset: number; bounds: PeerBounds }

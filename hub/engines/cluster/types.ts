@@ -1,5 +1,14 @@
 import type { Link } from '../../../common/env.ts'
-import type { FetchedFrame, FetchFrame, PeerAnswer, PeerCall, PeerFrame } from '../../../common/wire-peer.ts'
+import type {
+  FetchedFrame,
+  FetchFrame,
+  NodeHeartbeat,
+  PeerAnswer,
+  PeerCall,
+  PeerCallName,
+  RaftFrame,
+  SnapshotChunk,
+} from '../../../common/wire-peer.ts'
 import type { Image, ImageRecord } from '../../controller/image.ts'
 import type { CallName, CallRequest, CallResponse } from '../../controller/requests.ts'
 
@@ -22,22 +31,71 @@ export interface Metadata {
   controllerId(): number | null
 }
 
-/** What the peer link tells of a node; `refused`: nothing listens there, so its process is gone. */
-export type LinkChange = 'up' | 'down' | 'refused'
+/** What the link dialled to a node tells: it is `up` or `down`; `refused`: nothing listens there, so its process is gone; `roomy`: what `send` gave false for may be tried again. */
+export type LinkChange = 'up' | 'down' | 'refused' | 'roomy'
+
+/** Who is at the other end of a link, as its handshake said. */
+export interface PeerIdentity {
+  nodeId: number
+  directoryId: string
+  /** Null before the node is part of a cluster. */
+  clusterId: string | null
+  software: string
+}
+
+/** What a node sends over the link that it dialled, beside calls. */
+export type SentFrame = RaftFrame | NodeHeartbeat | SnapshotChunk | FetchFrame
 
 /** Links to the other nodes: one dialled to each, and those that they dialled. */
 export interface Peers {
-  /** Sets where a node is found; null: not dialled any more. */
+  /** Sets where a node is found, HOST:PORT; null: not dialled any more. */
   locate(nodeId: number, address: string | null): void
   /** Sends over the link dialled to the node; false, and not sent, where it is down or has too much to send. */
-  send(nodeId: number, frame: PeerFrame): boolean
-  /** Asks the node and resolves with its answer; rejects with the answer's error, `not_available` where the link is down or breaks (done or not done), `timeout`. */
-  call(nodeId: number, call: PeerCall, timeoutMs: number): Promise<PeerAnswer>
+  send(nodeId: number, frame: SentFrame): boolean
+  /**
+   * Asks the node and resolves with its answer. Calls to one node go out in the order in which they were made. Rejects with the
+   * answer's error, `not_available` where the link is down or breaks (done or not done), `timeout`, `throttled` where too much waits.
+   */
+  call<C extends PeerCall>(nodeId: number, call: C, timeoutMs: number): Promise<AnswerTo<C['c']>>
   isUp(nodeId: number): boolean
+  /** Who answered at the link dialled to the node; null while it is down. */
+  identity(nodeId: number): PeerIdentity | null
   onLink(listener: (nodeId: number, change: LinkChange) => void): void
+  /** This node became part of a cluster: shakes hands anew on all links, so that others learn of it. */
+  reintroduce(): void
   /** A link that another node dialled. */
   accept(link: Link): void
+  stats(): PeerStats
   close(): Promise<void>
+}
+
+/** The answer to a call of that name. */
+export type AnswerTo<C extends PeerCallName> = Extract<PeerAnswer, { c: C }>
+
+/** Of all links of this node. */
+export interface PeerStats {
+  /** Dialled links that are up. */
+  up: number
+  /** Nodes that are dialled. */
+  known: number
+  /** Links that other nodes dialled. */
+  served: number
+  calls: number
+  callsInFlight: number
+  /** Waiting for room on their link. */
+  callsQueued: number
+  callBytesInFlight: number
+  callsRefused: number
+  callsServed: number
+  linksLost: number
+}
+
+/** What is done with what comes from other nodes. */
+export interface PeerService {
+  frame(from: PeerIdentity, frame: Exclude<SentFrame, FetchFrame>): void
+  /** Begun in the order in which the calls of a link came. A failure is told to the asker as toTributaryError makes it. */
+  call(from: PeerIdentity, call: PeerCall): Promise<PeerAnswer>
+  replication: Replication
 }
 
 /**
