@@ -29,8 +29,12 @@ export interface Rng {
   bytes(count: number): Uint8Array
 }
 
-/** How `Disk.open` treats a file: `read` and `update` must exist; `write` is created if missing and kept if there. `read` can't be written. */
-export type OpenMode = 'read' | 'update' | 'write'
+/**
+ * How `Disk.open` treats a file: `read` and `update` must exist; `write` is created if missing and kept if there. `read` can't be
+ * written. `durable` is `write` where each `writev` is durable when it resolves (O_DSYNC): what it writes needs no `datasync`, and
+ * a failure is final for the file's content as one of `datasync` is.
+ */
+export type OpenMode = 'read' | 'update' | 'write' | 'durable'
 
 /** An open file. Writes are positional. Errors are Node system errors (`ENOSPC`, `EIO`). */
 export interface DiskFile {

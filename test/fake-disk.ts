@@ -242,10 +242,10 @@ export class FakeDisk implements Disk {
       folder.cached.set(nameOf(path), inode)
       folder.pending.push({ kind: 'link', name: nameOf(path), inode })
     }
-    return this.#handle(inode)
+    return this.#handle(inode, mode)
   }
 
-  #handle(inode: Inode): DiskFile {
+  #handle(inode: Inode, mode: OpenMode): DiskFile {
     const change = (next: Change): void => {
       inode.cached.apply(next)
       inode.pending.push(next)
@@ -254,6 +254,7 @@ export class FakeDisk implements Disk {
       writev: async (buffers, position) => {
         await this.#pass()
         this.#write(inode, buffers, position, change)
+        if (mode === 'durable') await this.#datasync(inode)
       },
       read: async (target, targetOffset, length, position) => {
         await this.#pass()

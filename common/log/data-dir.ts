@@ -85,9 +85,12 @@ export async function openDataDir(
       defaultOptions: UNOPENED,
     })
     await disk.replaceFile(`${path}/checkpoint`, encodeCheckpoint(firstCheckpoint(meta, recovered)))
-    const halves = await openHalves(disk, path, options.journalBytes)
+    await makeHalves(disk, path, options.journalBytes)
     const journal = new Journal({
-      halves,
+      halves: [
+        await disk.open(journalPath(path, 0), 'durable'),
+        await disk.open(journalPath(path, 1), 'durable'),
+      ],
       halfBytes: options.journalBytes,
       journalId,
       session: recovered.session,
@@ -167,7 +170,7 @@ async function createDirectory(
     journalId: Buffer.from(rng.bytes(8)).toString('hex'),
   }
   await disk.mkdir(`${path}/logs`)
-  for (const half of await openHalves(disk, path, options.journalBytes)) await half.close()
+  await makeHalves(disk, path, options.journalBytes)
   await disk.replaceFile(
     `${path}/checkpoint`,
     encodeCheckpoint({
@@ -196,22 +199,28 @@ function firstCheckpoint(meta: Meta, recovered: Recovered): Checkpoint {
   }
 }
 
-/** Opens the halves, writing zeros over all of a new one, so that overwriting them later allocates nothing. */
-async function openHalves(disk: Disk, path: string, halfBytes: number): Promise<[DiskFile, DiskFile]> {
-  const open = async (half: number): Promise<DiskFile> => {
+/** Makes the halves, writing zeros over all of a new one, so that overwriting them later allocates nothing. */
+async function makeHalves(disk: Disk, path: string, halfBytes: number): Promise<void> {
+  for (const half of [0, 1]) {
     const file = await disk.open(journalPath(path, half), 'write')
-    const size = await file.sizeBytes()
-    if (size > halfBytes) await file.truncate(halfBytes)
-    const zeros = new Uint8Array(Math.min(halfBytes, 256 * 1024))
-    for (let at = size; at < halfBytes; at += zeros.length) {
-      await file.writev([zeros.subarray(0, Math.min(zeros.length, halfBytes - at))], at)
+    try {
+      await fillHalf(file, halfBytes)
+    } finally {
+      await file.close()
     }
-    if (size !== halfBytes) await file.datasync()
-    return file
   }
-  const halves: [DiskFile, DiskFile] = [await open(0), await open(1)]
   await disk.syncDir(path)
-  return halves
+}
+
+async function fillHalf(file: DiskFile, halfBytes: number): Promise<void> {
+  const size = await file.sizeBytes()
+  if (size === halfBytes) return
+  if (size > halfBytes) await file.truncate(halfBytes)
+  const zeros = new Uint8Array(Math.min(halfBytes, 256 * 1024))
+  for (let at = size; at < halfBytes; at += zeros.length) {
+    await file.writev([zeros.subarray(0, Math.min(zeros.length, halfBytes - at))], at)
+  }
+  await file.datasync()
 }
 
 function checkpointLog(log: SegmentedLog): CheckpointLog {

@@ -71,6 +71,7 @@ export class Journal {
     const recordBytes = blocksFor(tableBytes + payloadBytes)
     const copy = payloadBytes <= COPY_BELOW_BYTES
     const buffer = this.#buffers.take(copy ? recordBytes : tableBytes)
+    const startedMs = this.#clock.monotonicMs()
     try {
       const head = { journalId: this.#journalId, session: this.#session, number: this.#nextNumber }
       writeTable(buffer, head, entries, tableBytes, payloadBytes)
@@ -86,8 +87,6 @@ export class Journal {
         const pad = padding.subarray(0, recordBytes - tableBytes - payloadBytes)
         await file.writev([buffer.subarray(0, tableBytes), ...payload, pad], this.#position)
       }
-      const startedMs = this.#clock.monotonicMs()
-      await file.datasync()
       this.#syncTimesMs[this.#syncs++ % SYNC_TIMES_KEPT] = this.#clock.monotonicMs() - startedMs
     } finally {
       this.#buffers.give(buffer)

@@ -10,26 +10,29 @@ import { growUnderLoad, startSmall } from '../../edge/heap.ts'
 export interface EdgeChildOptions {
   data: string
   commitMs: number
-  /** Added to every fdatasync, for disks slower than this one. */
+  /** Added to everything that syncs a file's data, for disks slower than this one. */
   syncDelayMs: number
   hub: string
 }
 
-/** A disk whose fdatasync takes `delayMs` longer. */
+/** A disk that takes `delayMs` longer to make a file's data durable. */
 function slowed(disk: Disk, delayMs: number): Disk {
   if (delayMs === 0) return disk
   return {
     ...disk,
     open: async (path, mode) => {
       const file = await disk.open(path, mode)
-      const datasync = async (): Promise<void> => {
-        await file.datasync()
-        await new Promise(resolve => setTimeout(resolve, delayMs))
-      }
+      const slow = () => new Promise(resolve => setTimeout(resolve, delayMs))
       return {
-        writev: (buffers, position) => file.writev(buffers, position),
+        writev: async (buffers, position) => {
+          await file.writev(buffers, position)
+          if (mode === 'durable') await slow()
+        },
         read: (target, targetOffset, length, position) => file.read(target, targetOffset, length, position),
-        datasync,
+        datasync: async () => {
+          await file.datasync()
+          await slow()
+        },
         truncate: sizeBytes => file.truncate(sizeBytes),
         sizeBytes: () => file.sizeBytes(),
         close: () => file.close(),

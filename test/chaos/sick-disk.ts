@@ -1,5 +1,5 @@
 /**
- * The real processes on disks that fail: fdatasync that returns EIO, injected by strace, ends them with a word and exit code 1;
+ * The real processes on disks that fail: a synced write that returns EIO, injected by strace, ends them with a word and exit code 1;
  * a filesystem that is full, a small tmpfs, refuses and goes on once there is room. Each is skipped, saying so, where the machine can't.
  */
 
@@ -10,8 +10,8 @@ import { join } from 'node:path'
 import mqtt from 'mqtt'
 import { createChild, freePorts } from '../../demo/child.ts'
 
-/** fdatasyncs that work before the first that fails: enough to start and take some records. */
-const GOOD_SYNCS = 20
+/** Synced writes of each thread that work before the first that fails: enough to start and take some records. */
+const GOOD_WRITES = 20
 const MAX_PUBLISHES = 500
 const TMPFS_BYTES = 48 * 1024 * 1024
 
@@ -30,20 +30,36 @@ async function edgeArgs(data: string): Promise<{ args: string[]; mqttUrl: string
   }
 }
 
-/** An edge whose fdatasyncs fail from some point on: what was acked before is on the disk, nothing is acked after, and it exits 1. */
+/**
+ * An edge whose writes to the journal, which is opened with O_DSYNC, fail from some point on as they do where the disk does not take
+ * what is synced: what was acked before is on the disk, nothing is acked after, and it exits 1.
+ */
 export async function checkFailingSync(directory: string, script: string): Promise<Outcome> {
+  const data = join(directory, 'eio-edge')
+  const { args, mqttUrl, httpUrl } = await edgeArgs(data)
   const inject = [
     '-f',
     '-qq',
+    '-P',
+    join(data, 'journal-0'),
     '-e',
-    'trace=fdatasync',
+    'trace=pwrite64,pwritev',
     '-e',
-    `inject=fdatasync:error=EIO:when=${GOOD_SYNCS}+`,
+    `inject=pwrite64,pwritev:error=EIO:when=${GOOD_WRITES}+`,
   ]
   const probe = spawnSync('strace', [...inject, '-o', '/dev/null', 'true'])
   if (probe.error !== undefined || probe.status !== 0)
-    return { summary: 'failing fdatasync: SKIPPED, strace is not installed or may not trace', problems: [] }
-  const { args, mqttUrl, httpUrl } = await edgeArgs(join(directory, 'eio-edge'))
+    return { summary: 'failing sync: SKIPPED, strace is not installed or may not trace', problems: [] }
+  // Once before, so that none of the writes counted are those that make the journal.
+  const maker = createChild({
+    name: 'edge that makes the directory',
+    script,
+    args,
+    readyUrl: `${httpUrl}/healthz`,
+    readyTimeoutMs: 60_000,
+  })
+  await maker.start()
+  await maker.stop(20_000)
   const trace = join(directory, 'eio.strace')
   const child = spawn('strace', [...inject, '-o', trace, process.execPath, script, ...args], {
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -64,11 +80,10 @@ export async function checkFailingSync(directory: string, script: string): Promi
   await closed
   await client.endAsync(true)
   const problems: string[] = []
-  if (acked >= MAX_PUBLISHES) problems.push('failing fdatasync: everything was acked')
-  if (child.exitCode !== 1) problems.push(`failing fdatasync: the edge ended with ${child.exitCode}, not 1`)
-  if (!/^error: .*EIO.*restart/m.test(stderr))
-    problems.push(`failing fdatasync: it does not say why:\n${stderr}`)
-  return { summary: `failing fdatasync: the edge exited 1 after ${acked} PUBACKs and told why`, problems }
+  if (acked >= MAX_PUBLISHES) problems.push('failing sync: everything was acked')
+  if (child.exitCode !== 1) problems.push(`failing sync: the edge ended with ${child.exitCode}, not 1`)
+  if (!/^error: .*EIO.*restart/m.test(stderr)) problems.push(`failing sync: it does not say why:\n${stderr}`)
+  return { summary: `failing sync: the edge exited 1 after ${acked} PUBACKs and told why`, problems }
 }
 
 async function untilAnswers(url: string): Promise<void> {

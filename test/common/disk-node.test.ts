@@ -34,3 +34,21 @@ test('a file opened to be updated must be there, one opened to be written is mad
     await rm(folder, { recursive: true })
   }
 })
+
+test('a file opened to be durable is made, and takes more buffers at once than a system call does', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tributary-disk-'))
+  try {
+    const disk = nodeDisk()
+    const path = join(folder, 'f')
+    const file = await disk.open(path, 'durable')
+    const buffers = Array.from({ length: 2_500 }, (_, at) => new Uint8Array(1 + (at % 3)).fill(at))
+    await file.writev(buffers, 3)
+    await file.writev([new Uint8Array([9])], 1)
+    await file.close()
+    expect(Buffer.from(await disk.readFile(path))).toEqual(
+      Buffer.concat([Buffer.from([0, 9, 0]), ...buffers]),
+    )
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+})
