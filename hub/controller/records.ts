@@ -3,7 +3,8 @@ import { assert } from '../../common/assert.ts'
 import type { CborInput, CborValue } from '../../common/cbor.ts'
 import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
-import type { PartitionState } from './types.ts'
+import type { PartitionChanged } from './partition-records.ts'
+import { packState, partitionsChanged, unpackStates } from './partition-records.ts'
 
 /**
  * What the controller's image is made of. A record says what became so, never what was asked for, so that replaying
@@ -19,7 +20,6 @@ const count = z.int().min(0)
 const nullableCount = count.nullable()
 const id = z.string().min(1)
 const nodeId = z.int().min(1)
-const nodeIds = z.array(nodeId)
 
 const topicConfig = z.object({
   retentionMs: nullableCount,
@@ -99,33 +99,17 @@ const recordSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('node_removed'), nodeId, atMs: z.int() }),
   /** Incarnations up to `last` were given; in snapshots, for those of nodes that are gone. */
   z.object({ type: z.literal('incarnations'), last: count }),
-  z.object({
-    type: z.literal('partition_changed'),
-    topicId: id,
-    partition: count,
-    replicas: nodeIds,
-    isr: nodeIds,
-    adding: nodeIds,
-    removing: nodeIds,
-    leader: nodeId.nullable(),
-    leaderIncarnation: count,
-    leaderEpoch: count,
-    partitionEpoch: count,
-    unclean: z.boolean(),
-  }),
+  partitionsChanged,
 ])
 
-/** All of a partition's state as it is from now on. `unclean`: the leader was chosen from outside the in-sync set. */
-type PartitionChanged = { type: 'partition_changed'; unclean: boolean } & PartitionState
+type WireRecord = z.infer<typeof recordSchema>
 
 /** One change of the image. */
-export type MetadataRecord =
-  | Exclude<z.infer<typeof recordSchema>, { type: 'partition_changed' }>
-  | PartitionChanged
+export type MetadataRecord = Exclude<WireRecord, { type: 'partitions_changed' }> | PartitionChanged
 export type MetadataRecordOf<Type extends MetadataRecord['type']> = Extract<MetadataRecord, { type: Type }>
 
 /** Versions of the shapes that grew; the others have the first. A field added to one gives it the next. */
-const VERSIONS: Readonly<Partial<Record<MetadataRecord['type'], number>>> = {
+const VERSIONS: Readonly<Partial<Record<WireRecord['type'], number>>> = {
   topic_created: 2,
   topic_altered: 2,
 }
@@ -136,36 +120,48 @@ const KNOWN_VERSIONS: ReadonlyMap<string, number> = new Map(
 
 /** The CBOR of a record. */
 export function encodeRecord(record: MetadataRecord): Uint8Array {
-  return encodeCbor(versioned(record))
-}
-
-function versioned(record: MetadataRecord): Record<string, CborInput> {
-  return { v: VERSIONS[record.type] ?? 1, ...record }
-}
-
-/** The CBOR of records that become so together, at least one: of a single one as it is, of more as an array. */
-export function encodeRecords(records: readonly MetadataRecord[]): Uint8Array {
-  const [first, ...others] = records
-  assert(first !== undefined, 'no records to encode')
-  if (others.length === 0) return encodeRecord(first)
-  return encodeCbor(records.map(versioned))
+  return encodeRecords([record])
 }
 
 /**
- * The record of some CBOR. Throws `directory_newer_format` where a newer version wrote it, `corrupt_log` where it makes
- * no sense.
+ * The CBOR of records that become so together, at least one: of a single one as it is, of more as an array. Partitions of
+ * one topic that follow one another are written as one.
  */
-export function decodeRecord(bytes: Uint8Array): MetadataRecord {
-  return checked(readCbor(bytes))
+export function encodeRecords(records: readonly MetadataRecord[]): Uint8Array {
+  assert(records.length > 0, 'no records to encode')
+  const written: Record<string, CborInput>[] = []
+  let topicId: string | null = null
+  let states: CborInput[] = []
+  for (const record of records) {
+    if (record.type !== 'partition_changed') {
+      topicId = null
+      written.push({ v: VERSIONS[record.type] ?? 1, ...record })
+      continue
+    }
+    if (record.topicId !== topicId) {
+      topicId = record.topicId
+      states = []
+      written.push({ v: 1, type: 'partitions_changed', topicId, states })
+    }
+    states.push(packState(record))
+  }
+  const [first, ...others] = written
+  return encodeCbor(first !== undefined && others.length === 0 ? first : written)
 }
 
-/** The records of what `encodeRecords` gave. Throws as `decodeRecord` does. */
+/**
+ * The records of what `encodeRecords` gave. Throws `directory_newer_format` where a newer version wrote it,
+ * `corrupt_log` where it makes no sense.
+ */
 export function decodeRecords(bytes: Uint8Array): MetadataRecord[] {
   const value = readCbor(bytes)
-  return Array.isArray(value) ? value.map(checked) : [checked(value)]
+  return (Array.isArray(value) ? value : [value]).flatMap((item): MetadataRecord[] => {
+    const record = checked(item)
+    return record.type === 'partitions_changed' ? unpackStates(record) : [record]
+  })
 }
 
-function checked(value: CborValue): MetadataRecord {
+function checked(value: CborValue): WireRecord {
   const plain = value instanceof Map ? toObject(value) : {}
   const { type, v } = plain
   if (typeof type !== 'string' || typeof v !== 'number') {
@@ -200,7 +196,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null
 }
 
-function ofKnownFormat(record: MetadataRecord): MetadataRecord {
+function ofKnownFormat(record: WireRecord): WireRecord {
   if (record.type !== 'cluster' || record.format <= METADATA_FORMAT) return record
   throw new TributaryError(
     'directory_newer_format',
