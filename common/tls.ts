@@ -1,7 +1,14 @@
 import { X509Certificate } from 'node:crypto'
 import { messageOf, systemErrorCode, TributaryError } from './errors.ts'
 
-/** What may be wrong with TLS between us and a hub, in words that say what to do. */
+/** What TLS is made of, and what may be wrong with it between us and a hub, in words that say what to do. */
+
+/** What an end of mutual TLS shows and whom it trusts, in PEM. */
+export interface MutualTls {
+  certPem: string
+  keyPem: string
+  caPem: string
+}
 
 /** Codes of Node's TLS for a certificate that no known authority vouches for (OpenSSL's X509_V_ERR names). */
 const UNTRUSTED: ReadonlySet<string> = new Set([

@@ -53,7 +53,7 @@ export interface Peers {
   /** Sends over the link dialled to the node; false, and not sent, where it is down or has too much to send. */
   send(nodeId: number, frame: SentFrame): boolean
   /**
-   * Asks the node and resolves with its answer. Calls to one node go out in the order in which they were made. Rejects with the
+   * Asks the node and resolves with its answer. Writes (appends and what lanes do) go out to a node in the order of the calls. Rejects with the
    * answer's error, `not_available` where the link is down or breaks (done or not done), `timeout`, `throttled` where too much waits.
    */
   call<C extends PeerCall>(nodeId: number, call: C, timeoutMs: number): Promise<AnswerTo<C['c']>>

@@ -1,0 +1,114 @@
+import { TributaryError } from '../../../../common/errors.ts'
+import type { LinkChange, Peers } from '../types.ts'
+import type { PeerContext } from './context.ts'
+import type { Dialled } from './dialled.ts'
+import { CLOSE_WAIT_MS, dialNode } from './dialled.ts'
+import type { Served } from './served.ts'
+import { serveLink } from './served.ts'
+
+/** Links of other nodes that did not say who they are yet, and those that did, together. */
+const MAX_SERVED_LINKS = 1_024
+
+/** The links of this node, none yet. */
+export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
+  const counters = { calls: 0, callsRefused: 0, callsServed: 0, linksLost: 0 }
+  const context: PeerContext = { ...given, counters }
+  const { log, self } = context
+  const dialled = new Map<number, { address: string; link: Dialled }>()
+  const served = new Set<Served>()
+  const listeners: ((nodeId: number, change: LinkChange) => void)[] = []
+  let closing: Promise<void> | null = null
+  let whenEmpty: () => void = () => {}
+
+  function forget(nodeId: number): void {
+    const known = dialled.get(nodeId)
+    dialled.delete(nodeId)
+    void known?.link.close()
+  }
+
+  function locate(nodeId: number, address: string | null): void {
+    const known = dialled.get(nodeId)
+    if (closing !== null || nodeId === self.nodeId || known?.address === (address ?? undefined)) return
+    forget(nodeId)
+    if (address === null) return
+    const link = dialNode(context, nodeId, address, change => {
+      // A link that was given up for another address has nothing to say any more, but that it is gone.
+      if (dialled.get(nodeId)?.link === link || change === 'down') {
+        for (const listener of listeners) listener(nodeId, change)
+      }
+    })
+    dialled.set(nodeId, { address, link })
+  }
+
+  async function closeAll(): Promise<void> {
+    const empty = new Promise<void>(resolve => {
+      whenEmpty = resolve
+    })
+    const links = [...dialled.values()].map(({ link }) => link.close())
+    for (const link of served) link.end(null)
+    if (served.size === 0) whenEmpty()
+    const timer = context.env.clock.setTimer(whenEmpty, CLOSE_WAIT_MS, true)
+    await Promise.all([...links, empty])
+    timer.cancel()
+  }
+
+  return {
+    locate,
+    send: (nodeId, frame) => dialled.get(nodeId)?.link.send(frame) ?? false,
+    call: (nodeId, call, timeoutMs) => {
+      const known = dialled.get(nodeId)
+      if (known !== undefined && closing === null) return known.link.call(call, timeoutMs)
+      const message = closing === null ? `where node ${nodeId} is is not known` : 'this node stops'
+      return Promise.reject(new TributaryError('not_available', message))
+    },
+    isUp: nodeId => dialled.get(nodeId)?.link.identity() != null,
+    identity: nodeId => dialled.get(nodeId)?.link.identity() ?? null,
+    onLink: listener => listeners.push(listener),
+    reintroduce: () => {
+      for (const { link } of dialled.values()) link.restart()
+      for (const link of served) link.end(new TributaryError('not_available', 'shake hands anew'))
+    },
+    accept: link => {
+      if (closing !== null || served.size >= MAX_SERVED_LINKS) {
+        link.handle({ message: () => {}, drain: () => {}, close: () => {} })
+        link.terminate()
+        return
+      }
+      served.add(
+        serveLink(link, context, {
+          introduced: (fresh, { nodeId }) => {
+            log.debug({ node: nodeId, remote: link.remote }, 'another node came')
+            for (const older of served) {
+              if (older === fresh || older.identity()?.nodeId !== nodeId) continue
+              older.end(new TributaryError('fenced', `a newer link of node ${nodeId} took over`))
+            }
+            dialled.get(nodeId)?.link.hurry()
+          },
+          gone: old => {
+            served.delete(old)
+            if (served.size === 0) whenEmpty()
+          },
+        }),
+      )
+    },
+    stats: () => {
+      const links = [...dialled.values()].map(({ link }) => link)
+      const books = links.map(link => link.calls.stats())
+      const total = (pick: (book: (typeof books)[number]) => number) =>
+        books.reduce((sum, book) => sum + pick(book), 0)
+      return {
+        ...counters,
+        up: links.filter(link => link.identity() !== null).length,
+        known: links.length,
+        served: [...served].filter(link => link.identity() !== null).length,
+        callsInFlight: total(book => book.inFlight),
+        callsQueued: total(book => book.waiting),
+        callBytesInFlight: total(book => book.bytesInFlight),
+      }
+    },
+    close: () => {
+      closing ??= closeAll()
+      return closing
+    },
+  }
+}
