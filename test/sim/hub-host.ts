@@ -1,0 +1,191 @@
+import { pino } from 'pino'
+import type { HubConfig } from '../../common/config-hub.ts'
+import type { Codec, Link } from '../../common/env.ts'
+import { isTributaryError, messageOf } from '../../common/errors.ts'
+import { SUBSCRIBE_PATH, UPLINK_PATH } from '../../common/wire.ts'
+import { acceptSubscriber, createSubscribeCounters } from '../../hub/endpoints/subscribe/subscriber.ts'
+import { acceptUplink, createUplinkCounters } from '../../hub/endpoints/uplink/uplink.ts'
+import type { ClusterEngine } from '../../hub/engines/cluster/engine.ts'
+import { openClusterEngine } from '../../hub/engines/cluster/engine.ts'
+import type { FakeDisk } from '../fake-disk.ts'
+import { HostClock } from './host-clock.ts'
+import type { Network } from './network.ts'
+import { SimProcess } from './process.ts'
+import type { World } from './world.ts'
+
+/** The machine of a hub node: its disk and clock stay, its processes come and go. */
+
+const silent = pino({ level: 'silent' })
+/** A service manager starts again what ended, after so long. */
+const RESTART_MS = { least: 100, more: 900 }
+
+/** What a process of a node runs. */
+export interface RunningHub {
+  process: SimProcess
+  engine: ClusterEngine
+  sessions: Set<{ close(): Promise<void> }>
+}
+
+export interface HubHostOptions {
+  nodeId: number
+  disk: FakeDisk
+  config: HubConfig
+  codec: Codec
+}
+
+export class HubHost {
+  readonly nodeId: number
+  readonly host: string
+  readonly address: string
+  readonly clock: HostClock
+  disk: FakeDisk
+  /** Multiplies what its disk takes. */
+  slowness = 1
+  running: RunningHub | null = null
+  /** Whether the service manager starts it again when it ends by itself. */
+  isWanted = false
+  /** Why the last start failed. */
+  failure: string | null = null
+  /** Called with each process that is up. */
+  onStart: ((host: HubHost) => void) | null = null
+  readonly #world: World
+  readonly #network: Network
+  readonly #options: HubHostOptions
+  /** Also while it opens. */
+  #process: SimProcess | null = null
+
+  constructor(world: World, network: Network, options: HubHostOptions) {
+    this.nodeId = options.nodeId
+    this.host = `n${options.nodeId}`
+    this.address = `${this.host}:7600`
+    this.disk = options.disk
+    this.#world = world
+    this.clock = new HostClock(world)
+    this.#network = network
+    this.#options = options
+  }
+
+  get process(): SimProcess | null {
+    return this.#process
+  }
+
+  /** Starts a process, which takes its time; the service manager cares for what becomes of it. */
+  start(): void {
+    this.isWanted = true
+    if (this.#process !== null) return
+    const world = this.#world
+    const { codec, config } = this.#options
+    const process = new SimProcess(world, {
+      name: `node ${this.nodeId}`,
+      id: this.nodeId,
+      host: this.host,
+      disk: this.disk,
+      clock: this.clock,
+      slowness: () => this.slowness,
+      codec,
+      dial: (from, url, timeoutMs) => this.#network.dial(from, url, timeoutMs),
+    })
+    this.#process = process
+    world.say(() => `node ${this.nodeId} starts`)
+    process.guard(() => {
+      void this.#open(process, config).catch((error: unknown) => {
+        if (!process.isAlive) return
+        const reason = messageOf(error)
+        this.failure = reason
+        world.count('hub start failed')
+        world.say(() => `node ${this.nodeId} did not start: ${reason}`)
+        this.#ended(process)
+      })
+    })
+  }
+
+  async #open(process: SimProcess, config: HubConfig): Promise<void> {
+    const { env } = process
+    const engine = await openClusterEngine(config, env, silent)
+    const running: RunningHub = { process, engine, sessions: new Set() }
+    engine.onFailed(error => {
+      this.#world.count('hub gave up')
+      this.#world.say(() => `node ${this.nodeId} gives up: ${error.message}`)
+      this.#ended(process)
+    })
+    const { ports } = engine
+    const { limits } = config
+    const uplink = createUplinkCounters()
+    const subscribe = createSubscribeCounters()
+    this.#network.listen(this.address, {
+      process,
+      accept: (path: string, link: Link) => {
+        if (path === UPLINK_PATH) {
+          running.sessions.add(acceptUplink(link, { ports, env, log: silent, limits, counters: uplink }))
+        } else if (path === SUBSCRIBE_PATH) {
+          const deps = { ports, env, log: silent, limits, counters: subscribe }
+          running.sessions.add(acceptSubscriber(link, deps))
+        } else link.terminate()
+      },
+    })
+    this.running = running
+    this.failure = null
+    this.#world.say(() => `node ${this.nodeId} is up`)
+    this.onStart?.(this)
+  }
+
+  /** The process ended by itself. */
+  #ended(process: SimProcess): void {
+    if (this.#process !== process) return
+    this.#end(process)
+    this.disk = this.disk.kill()
+    if (!this.isWanted) return
+    const { rng } = this.#world
+    this.#world.schedule(RESTART_MS.least + rng.float() * RESTART_MS.more, () => {
+      if (this.isWanted) this.start()
+    })
+  }
+
+  #end(process: SimProcess): void {
+    process.kill()
+    this.#network.unlisten(this.address)
+    this.#network.ended(process)
+    this.#process = null
+    this.running = null
+  }
+
+  /** kill -9: the page cache stays, connections are reset. */
+  kill(): void {
+    this.isWanted = false
+    if (this.#process === null) return
+    this.#end(this.#process)
+    this.disk = this.disk.kill()
+  }
+
+  /** The power goes: what was not synced may be lost, and the network hears nothing. */
+  powerOff(): void {
+    this.isWanted = false
+    this.#network.powerOff(this.host)
+    if (this.#process !== null) this.#end(this.#process)
+    this.disk = this.disk.crash()
+  }
+
+  powerOn(): void {
+    this.#network.powerOn(this.host)
+    this.start()
+  }
+
+  /** SIGTERM, as hub/node.ts does it; the process ends when it is done. */
+  async stop(): Promise<void> {
+    this.isWanted = false
+    const { running } = this
+    if (running === null) return this.kill()
+    const { process, engine, sessions } = running
+    this.#network.unlisten(this.address)
+    try {
+      await Promise.all([...sessions].map(session => session.close()))
+      await engine.close()
+    } catch (error) {
+      this.#world.say(() => `node ${this.nodeId} ended with an error: ${messageOf(error)}`)
+      if (!isTributaryError(error)) throw error
+    }
+    if (this.#process !== process) return
+    this.#end(process)
+    this.disk = this.disk.kill()
+  }
+}

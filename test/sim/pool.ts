@@ -1,0 +1,78 @@
+import type { ChildProcess } from 'node:child_process'
+import { fork } from 'node:child_process'
+import type { SeedResult } from './run.ts'
+import type { Job } from './worker.ts'
+
+/** Worker processes that share a list of seeds. */
+
+/** A seed that takes so long in real time hangs in a loop that no simulated time passes in. */
+const HUNG_MS = 120_000
+
+function isResult(message: unknown): message is SeedResult {
+  return typeof message === 'object' && message !== null && 'seed' in message && 'hash' in message
+}
+
+export interface PoolOptions {
+  workers: number
+  /** Another folder's simulator, such as one with a planted bug. */
+  folder?: URL
+  /** Told of each result; true to take no more jobs. */
+  onResult(result: SeedResult): boolean
+}
+
+/** Runs all jobs; resolves when the last one is done. */
+export async function runJobs(jobs: Iterator<Job>, options: PoolOptions): Promise<void> {
+  let isEnough = false
+  const next = (): Job | null => {
+    if (isEnough) return null
+    const { value, done } = jobs.next()
+    return done === true ? null : value
+  }
+  const enough = (result: SeedResult): void => {
+    isEnough = options.onResult(result) || isEnough
+  }
+  await Promise.all(Array.from({ length: options.workers }, () => work(next, enough, options.folder)))
+}
+
+async function work(
+  next: () => Job | null,
+  onResult: (result: SeedResult) => void,
+  folder = new URL('.', import.meta.url),
+): Promise<void> {
+  let worker: ChildProcess | null = null
+  for (let job = next(); job !== null; job = next()) {
+    worker ??= fork(new URL('worker.ts', folder), { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    const result = await runIn(worker, job)
+    if (result === null) {
+      worker.kill('SIGKILL')
+      worker = null
+    }
+    onResult(result ?? lost(job))
+  }
+  worker?.kill()
+}
+
+/** Null where the worker ended or hangs. */
+function runIn(worker: ChildProcess, job: Job): Promise<SeedResult | null> {
+  return new Promise(resolve => {
+    const end = (result: SeedResult | null): void => {
+      clearTimeout(timer)
+      worker.off('message', onMessage)
+      worker.off('exit', onExit)
+      resolve(result)
+    }
+    const onMessage = (message: unknown): void => {
+      if (isResult(message)) end(message)
+    }
+    const onExit = (): void => end(null)
+    const timer = setTimeout(onExit, HUNG_MS)
+    worker.on('message', onMessage)
+    worker.on('exit', onExit)
+    worker.send(job)
+  })
+}
+
+function lost({ seed }: Job): SeedResult {
+  const failure = 'the worker process ended, or hung for two minutes'
+  return { seed, failure, hash: '', simMs: 0, events: 0, acks: 0, counters: {} }
+}

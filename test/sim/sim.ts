@@ -1,0 +1,153 @@
+import { zstdCompressSync, zstdDecompressSync } from 'node:zlib'
+import type { EdgeConfig } from '../../common/config-edge.ts'
+import { defaultEdgeConfig } from '../../common/config-edge.ts'
+import type { HubConfig } from '../../common/config-hub.ts'
+import { defaultHubConfig } from '../../common/config-hub.ts'
+import type { Codec } from '../../common/env.ts'
+import { KIB, MIB } from '../../common/limits.ts'
+import type { Ports } from '../../hub/ports.ts'
+import { FakeDisk } from '../fake-disk.ts'
+import { Book } from '../spine/book.ts'
+import { ClientHost } from './client-host.ts'
+import { EdgeHost } from './edge-host.ts'
+import { HubHost } from './hub-host.ts'
+import { Network } from './network.ts'
+import { SdkBook } from './sdk-book.ts'
+import type { EdgePlan, SwarmPlan } from './swarm.ts'
+import { World } from './world.ts'
+
+/** All machines of one seed, and who asks them for what. */
+
+const EDGE_JOURNAL_BYTES = 128 * KIB
+export const PLENTY_BYTES = 64 * MIB
+/** Takes records up to 1,024 bytes. */
+export const SMALL_TOPIC = 'small'
+export const DOOMED_TOPIC = 'doomed'
+/** The name that edges and clients dial: any of the nodes. */
+const HUB_NAME = 'hub'
+
+// Compression that answers at once; levels that cost little.
+const codec: Codec = {
+  compress: async (_kind, data) => zstdCompressSync(data),
+  decompress: async (_kind, data, maxOutputLength) => zstdDecompressSync(data, { maxOutputLength }),
+}
+
+export class Sim {
+  readonly plan: SwarmPlan
+  readonly world: World
+  readonly network: Network
+  readonly book = new Book()
+  readonly sdk = new SdkBook()
+  readonly codec = codec
+  readonly nodes: HubHost[] = []
+  readonly edges: EdgeHost[] = []
+  readonly clients: ClientHost[] = []
+  /** For the trace. */
+  #ids = 100
+
+  constructor(plan: SwarmPlan, log: ((line: string) => void) | null) {
+    this.plan = plan
+    this.world = new World(plan.seed, log)
+    const { world } = this
+    this.network = new Network(world)
+    const { latencyMs, jitterMs } = plan
+    this.network.latencyMs = () => latencyMs + world.rng.float() * jitterMs
+    this.network.resolve = name => (name === HUB_NAME ? `n${1 + world.rng.below(this.nodes.length)}` : name)
+    for (let nodeId = 1; nodeId <= plan.nodes; nodeId++) this.addNode(nodeId)
+    for (let index = 1; index <= plan.edges; index++) this.addEdge(`e${index}`, `e${index}`, plan.edge)
+    for (let index = 1; index <= plan.clients; index++) this.#addClient(`c${index}`)
+  }
+
+  addNode(nodeId: number): HubHost {
+    const disk = new FakeDisk({ rng: this.world.stream() })
+    const options = { nodeId, disk, config: this.#hubConfig(nodeId), codec }
+    const host = new HubHost(this.world, this.network, options)
+    this.nodes.push(host)
+    return host
+  }
+
+  #hubConfig(nodeId: number): HubConfig {
+    const { hub, partitions } = this.plan
+    const { journalBytes, segmentBytes, tailCacheBytes, commitMs, maxInflightBytesPerConnection } = hub
+    return defaultHubConfig({
+      data: '/hub',
+      nodeId,
+      defaultPartitions: partitions,
+      storage: { journalBytes, segmentBytes, tailCacheBytes, commitMs, reserveBytes: 64 * KIB },
+      limits: { maxInflightBytesPerConnection },
+    })
+  }
+
+  addEdge(edgeId: string, host: string, plan: EdgePlan): EdgeHost {
+    const disk = new FakeDisk({ rng: this.world.stream() })
+    const config = edgeConfig(edgeId, plan)
+    const options = { edgeId, host, id: this.#ids++, disk, config, codec, book: this.book }
+    const edge = new EdgeHost(this.world, this.network, options)
+    this.edges.push(edge)
+    return edge
+  }
+
+  #addClient(host: string): void {
+    const options = { host, id: this.#ids++, hub: `http://${HUB_NAME}:7600`, codec, book: this.sdk }
+    this.clients.push(new ClientHost(this.world, this.network, options))
+  }
+
+  /** Of a node that is up, by chance. */
+  ports(): Ports | null {
+    const up = this.nodes.filter(({ running, process }) => running !== null && process?.isPaused === false)
+    return up[this.world.rng.below(Math.max(1, up.length))]?.running?.engine.ports ?? null
+  }
+
+  isTopic(name: string): boolean {
+    return (
+      this.ports()
+        ?.topics.list()
+        .some(topic => topic.name === name) ?? false
+    )
+  }
+
+  /** Waits in simulated time; fails loudly where it is in vain. */
+  async until(what: string, isSo: () => boolean, patienceMs: number, everyMs = 50): Promise<void> {
+    const startMs = this.world.nowMs()
+    while (!isSo()) {
+      if (this.world.nowMs() - startMs > patienceMs) {
+        throw new Error(`waited ${patienceMs} ms in vain: ${what}; ${this.describe()}`)
+      }
+      await this.world.sleep(everyMs)
+    }
+  }
+
+  /** A request that may never be answered, as its node may be gone; null then. Other errors are thrown. */
+  async ask<T>(request: (ports: Ports) => Promise<T>, patienceMs = 15_000): Promise<T | null> {
+    const ports = this.ports()
+    if (ports === null) return null
+    return Promise.race([request(ports), this.world.sleep(patienceMs).then(() => null)])
+  }
+
+  describe(): string {
+    const isTopic = (name: string): boolean => this.isTopic(name)
+    const edges = this.edges.filter(edge => !edge.isDrained(isTopic)).map(edge => edge.describe())
+    const nodes = this.nodes.map(({ nodeId, running, failure }) => {
+      return { nodeId, isUp: running !== null, failure, fleet: running?.engine.ports.fleet.list() }
+    })
+    const clients = this.clients.map(({ host, pending }) => ({ host, pending }))
+    return JSON.stringify({ edges, nodes, clients })
+  }
+}
+
+/** How an edge is set up. */
+export function edgeConfig(edgeId: string, plan: EdgePlan, budgetBytes = PLENTY_BYTES): EdgeConfig {
+  const { lanes, keepAckedMs, windowBytes, maxBatchBytes, compression, commitMs } = plan
+  const partitionBy = lanes > 1 ? ('key' as const) : ('edge' as const)
+  return defaultEdgeConfig({
+    id: edgeId,
+    data: '/edge',
+    hub: `ws://${HUB_NAME}:7600`,
+    topics: {
+      '*': { lanes, partitionBy, keepAckedMs },
+      beta: { onFull: 'reject' as const, priority: 5 },
+    },
+    storage: { budgetBytes, commitMs, journalBytes: EDGE_JOURNAL_BYTES, tailCacheBytes: 64 * KIB },
+    uplink: { windowBytes, maxBatchBytes, compression, backoffMinMs: 50, backoffMaxMs: 2_000 },
+  })
+}

@@ -1,0 +1,139 @@
+import { KIB, MIB } from '../../common/limits.ts'
+import { seededRng } from '../rng.ts'
+
+/** What one seed sets up: how many of each, how they are configured, which faults happen. Each seed enables a few of them (swarm testing). */
+
+/** Faults and how often they come, where enabled, by weight. */
+export const FAULTS = {
+  'node kill': 3,
+  'node power': 3,
+  'node restart': 2,
+  'node pause': 2,
+  'node slow disk': 2,
+  'node sync failed': 1,
+  'node disk full': 1,
+  'node clock': 2,
+  'all nodes power': 1,
+  'partition one way': 3,
+  'partition both ways': 3,
+  'node cut off': 2,
+  'link cut': 4,
+  'link stalled': 3,
+  'dials refused': 1,
+  'slow network': 2,
+  'edge kill': 1,
+  'edge power': 2,
+  'edge restart': 2,
+  'edge pause': 1,
+  'edge offline': 2,
+  'edge clock': 2,
+  'edge disk full': 1,
+  'edge sync failed': 1,
+  'edge budget': 1,
+  'edge clone': 1,
+  'edge rollback': 1,
+  'edge wipe': 1,
+  'edge lanes': 1,
+  'record too large': 1,
+  'client kill': 2,
+  'topic deleted': 1,
+  'topic altered': 1,
+} as const
+
+export type Fault = keyof typeof FAULTS
+
+export interface SwarmPlan {
+  seed: number
+  nodes: number
+  edges: number
+  clients: number
+  faults: [Fault, number][]
+  /** Between two faults, about. */
+  faultEveryMs: number
+  safetyMs: number
+  replication: number
+  partitions: number
+  latencyMs: number
+  jitterMs: number
+  /** Of frames that may be lost, doubled or late. */
+  unreliable: { drop: number; twice: number; late: number }
+  hub: {
+    journalBytes: number
+    segmentBytes: number
+    tailCacheBytes: number
+    commitMs: number
+    maxInflightBytesPerConnection: number
+  }
+  edge: EdgePlan
+  /** Records a second, of one edge and of one client. */
+  edgeRate: number
+  clientRate: number
+}
+
+export interface EdgePlan {
+  lanes: number
+  keepAckedMs: number
+  windowBytes: number
+  maxBatchBytes: number
+  compression: 'zstd' | 'none'
+  commitMs: number
+}
+
+/** Overrides of what the seed says, for who looks for something. */
+export interface Wanted {
+  nodes?: number
+  faults?: readonly Fault[]
+}
+
+const NEVER_FAULTY = 0.06
+
+export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
+  const rng = seededRng(Math.imul(seed, 0x9e3779b1) ^ 0x5bd1e995)
+  const pick = <T>(first: T, ...more: T[]): T => [first, ...more][rng.below(more.length + 1)] ?? first
+  const nodes = pick(1, 1)
+  const share = pick(0.15, 0.35, 0.6)
+  const isCalm = rng.float() < NEVER_FAULTY
+  const faults = entriesOf(FAULTS).filter(() => rng.float() < share && !isCalm)
+  const isUnreliable = rng.float() < 0.4
+  return {
+    seed,
+    nodes: wanted.nodes ?? nodes,
+    edges: 1 + rng.below(3),
+    clients: 1 + rng.below(2),
+    faults: wanted.faults?.map(name => [name, FAULTS[name]]) ?? faults,
+    faultEveryMs: pick(400, 1_000, 2_500),
+    safetyMs: 25_000 + rng.below(10_000),
+    replication: 3,
+    partitions: 1 + rng.below(3),
+    latencyMs: pick(0.1, 1, 10),
+    jitterMs: pick(0.1, 2, 20),
+    unreliable: {
+      drop: isUnreliable ? pick(0.001, 0.01, 0.1) : 0,
+      twice: isUnreliable ? pick(0.001, 0.01, 0.1) : 0,
+      late: isUnreliable ? pick(0.001, 0.01, 0.1) : 0,
+    },
+    hub: {
+      journalBytes: 512 * KIB,
+      segmentBytes: pick(64, 64, 256) * KIB,
+      tailCacheBytes: pick(64 * KIB, MIB),
+      commitMs: pick(0, 0, 5),
+      maxInflightBytesPerConnection: 64 * KIB,
+    },
+    edge: {
+      lanes: 1 + rng.below(2),
+      keepAckedMs: pick(0, 0, 3_600_000, 86_400_000),
+      windowBytes: pick(4, 16, 256) * KIB,
+      maxBatchBytes: pick(KIB, 8 * KIB, 64 * KIB),
+      compression: pick('zstd' as const, 'none'),
+      commitMs: pick(0, 10),
+    },
+    edgeRate: pick(15, 25, 40),
+    clientRate: pick(10, 20, 30),
+  }
+}
+
+export function entriesOf<K extends string, V>(object: Readonly<Record<K, V>>): [K, V][] {
+  const entries: [K, V][] = []
+  for (const key in object) entries.push([key, object[key]])
+  return entries
+}
