@@ -1,9 +1,11 @@
 import { TributaryError } from '../../common/errors.ts'
 import { MAX_LANES } from '../../common/limits.ts'
 import type { CreateTopic, EdgeAlarm, Topic, TopicConfig } from '../ports.ts'
+import { settle, viewOf } from './election.ts'
 import type { Image, ImageRecord } from './image.ts'
 import { checkEdgeId, checkTopicName, DEAD_TOPIC, GAPS_TOPIC } from './names.ts'
 import { placeLane } from './placement.ts'
+import { placePartitions } from './places.ts'
 import type { Grant, Verdict } from './sessions.ts'
 import { confirmSession, grantSession, NO_SESSION } from './sessions.ts'
 import { checkTopicConfig } from './topic-config.ts'
@@ -56,14 +58,14 @@ export function createTopic(
   if (image.topicByName(request.name) !== undefined) {
     throw new TributaryError('topic_exists', `topic "${request.name}" exists already`)
   }
-  const partitions = request.partitions ?? settings.defaultPartitions
+  const { partitions = settings.defaultPartitions, replication = null } = request
   const config = { ...settings.topicDefaults, ...request.config }
   checkPartitions(image, settings, partitions, 0)
   checkTopicConfig(config, settings.maxRecordBytesCeiling)
   if (image.topicCount() >= settings.maxTopics) {
     refuseLimit('maxTopics', settings.maxTopics, 'delete topics or raise maxTopics')
   }
-  return planTopic(request.name, partitions, request.replication ?? null, config, context)
+  return planTopic(image, settings, { name: request.name, partitions, replication, config }, context)
 }
 
 /**
@@ -99,20 +101,15 @@ function makeUnknown(
 }
 
 function planTopic(
-  name: string,
-  partitions: number,
-  replication: number | null,
-  config: TopicConfig,
-  context: Context,
+  image: Image,
+  settings: ControllerSettings,
+  wanted: Pick<Topic, 'name' | 'partitions' | 'replication' | 'config'>,
+  { nowMs, freshTopicId: topicId }: Context,
 ): Plan<Topic> {
-  const { nowMs, freshTopicId: topicId } = context
-  const internal = isInternal(name)
-  return {
-    records: [
-      { type: 'topic_created', topicId, name, partitions, replication, internal, config, atMs: nowMs },
-    ],
-    response: { name, topicId, partitions, replication, internal, createdMs: nowMs, config },
-  }
+  const topic = { ...wanted, topicId, internal: isInternal(wanted.name), createdMs: nowMs }
+  const { createdMs: atMs, ...fields } = topic
+  const places = placePartitions(image, topic, 0, settings.defaultReplication)
+  return { records: [{ type: 'topic_created', ...fields, atMs }, ...places], response: topic }
 }
 
 function isInternal(name: string): boolean {
@@ -169,10 +166,34 @@ export function alterTopic(
   }
   checkTopicConfig(config, settings.maxRecordBytesCeiling)
   const { topicId, replication } = topic
+  const altered = { ...topic, partitions, config }
   return {
-    records: [{ type: 'topic_altered', topicId, partitions, replication, config }],
-    response: { ...topic, partitions, config },
+    records: [
+      { type: 'topic_altered', topicId, partitions, replication, config },
+      ...placesOfMore(image, settings, topic, altered),
+      ...leadersOf(image, altered),
+    ],
+    response: altered,
   }
+}
+
+function placesOfMore(
+  image: Image,
+  settings: ControllerSettings,
+  before: Topic,
+  after: Topic,
+): ImageRecord[] {
+  if (after.partitions === before.partitions) return []
+  return placePartitions(image, after, before.partitions, settings.defaultReplication)
+}
+
+/** Leaders for partitions that have none, where the topic's settings allow any. */
+function leadersOf(image: Image, { topicId, config }: Topic): ImageRecord[] {
+  if (!config.uncleanLeaderElection) return []
+  const nodes = viewOf(image)
+  return image.partitionsOf(topicId).flatMap(state => {
+    return state?.leader === null ? (settle(state, nodes, true) ?? []) : []
+  })
 }
 
 /** Deletes a topic; its id and name stay known. Throws `unknown_topic`; `invalid_argument` for an internal topic. */
@@ -207,7 +228,8 @@ export function ensureInternalTopics(
     if (image.topicByName(name) !== undefined) continue
     // What was lost is told for as long as someone may ask: until the operator sets another retention.
     const config = { ...settings.topicDefaults, retentionMs: null }
-    records.push(...planTopic(name, partitions, null, config, { nowMs, freshTopicId }).records)
+    const topic = { name, partitions, replication: null, config }
+    records.push(...planTopic(image, settings, topic, { nowMs, freshTopicId }).records)
   }
   return { records, response: null }
 }

@@ -5,6 +5,8 @@ import type { SeatTable } from './image-seats.ts'
 import { createSeatTable } from './image-seats.ts'
 import type { MetadataRecord, MetadataRecordOf } from './records.ts'
 import { METADATA_FORMAT } from './records.ts'
+import type { Todo, TodoIndex } from './todo.ts'
+import { createTodo } from './todo.ts'
 import type { NodeState, PartitionState } from './types.ts'
 
 /** Deleted topics remembered; the oldest is forgotten, and an edge that comes back to it then finds it unknown. */
@@ -48,6 +50,8 @@ export interface Image {
   partitionStates(): Iterable<PartitionState>
   /** Those that have the node among their replicas; don't replay while iterating. */
   partitionsOn(nodeId: number): ReadonlySet<PartitionState>
+  /** Made when first asked for, and kept from then on. */
+  todo(): Todo
   replay(record: ImageRecord): void
   /** Records that make this image from an empty one: a snapshot. */
   records(): ImageRecord[]
@@ -99,11 +103,43 @@ function copyOf(contents: Contents): Contents {
 
 function imageOf(contents: Contents): Image {
   const { byName, byId, deletedById, deletedByName, edges, seats } = contents
+  let todo: TodoIndex | null = null
 
   function putTopic(topic: Topic): void {
-    contents.partitionCount += topic.partitions - (byId.get(topic.topicId)?.partitions ?? 0)
+    const before = byId.get(topic.topicId)
+    contents.partitionCount += topic.partitions - (before?.partitions ?? 0)
     byName.set(topic.name, topic)
     byId.set(topic.topicId, topic)
+    if (before !== undefined && before.replication !== topic.replication) {
+      for (const state of placed(topic.topicId)) {
+        todo?.partitionChanged({ topic: before, state }, { topic, state })
+      }
+    }
+    todo?.topicChanged(topic.topicId, topic)
+  }
+
+  function placed(topicId: string): PartitionState[] {
+    return seats.partitionsOf(topicId).filter(state => state !== undefined)
+  }
+
+  function changePartition(record: MetadataRecordOf<'partition_changed'>): void {
+    const { topicId, partition } = record
+    const topic = byId.get(topicId)
+    if (topic === undefined || partition >= topic.partitions) return
+    const before = seats.partition(topicId, partition)
+    seats.replay(record)
+    const after = seats.partition(topicId, partition)
+    todo?.partitionChanged(before && { topic, state: before }, after && { topic, state: after })
+  }
+
+  function makeTodo(): Todo {
+    const made = createTodo()
+    for (const topic of byId.values()) {
+      made.topicChanged(topic.topicId, topic)
+      for (const state of placed(topic.topicId)) made.partitionChanged(undefined, { topic, state })
+    }
+    todo = made
+    return made
   }
 
   function replayTopic(record: MetadataRecordOf<'topic_created' | 'topic_altered' | 'topic_deleted'>): void {
@@ -120,6 +156,8 @@ function imageOf(contents: Contents): Image {
     }
     if (topic !== undefined) {
       contents.partitionCount -= topic.partitions
+      for (const state of placed(topic.topicId)) todo?.partitionChanged({ topic, state }, undefined)
+      todo?.topicChanged(topic.topicId, undefined)
       seats.forgetTopic(topic.topicId)
       byName.delete(topic.name)
       byId.delete(topic.topicId)
@@ -162,7 +200,7 @@ function imageOf(contents: Contents): Image {
         edges.replay(record)
         return
       case 'partition_changed':
-        if (record.partition < (byId.get(record.topicId)?.partitions ?? 0)) seats.replay(record)
+        changePartition(record)
         return
       default:
         seats.replay(record)
@@ -202,6 +240,7 @@ function imageOf(contents: Contents): Image {
     partitionsOf: seats.partitionsOf,
     partitionStates: seats.partitionStates,
     partitionsOn: seats.partitionsOn,
+    todo: () => todo ?? makeTodo(),
     replay,
     records,
     copy: () => imageOf(copyOf(contents)),

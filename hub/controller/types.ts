@@ -52,3 +52,8 @@ export interface PartitionState {
 export function requiredInSync(configured: number | null, replicas: number): number {
   return Math.max(1, Math.min(configured ?? (replicas >= 3 ? 2 : 1), replicas))
 }
+
+/** The same for a partition: replicas that a reassignment adds don't count before it is done, or they would keep it from being written to. */
+export function requiredInSyncOf(configured: number | null, { replicas, adding }: PartitionState): number {
+  return requiredInSync(configured, replicas.length - adding.length)
+}
