@@ -44,6 +44,9 @@ function take(raft: Raft, input: Input): void {
     case 'campaign':
       campaign(raft, 'pre-vote')
       return
+    case 'gone':
+      if (raft.leader === input.member && raft.role !== 'leader') raft.leader = null
+      return
     case 'persisted':
       raft.durability.completed(input.ticket)
       return

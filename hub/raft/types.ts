@@ -118,6 +118,11 @@ export type Input =
   | { readonly t: 'transfer'; readonly to: MemberId }
   /** Stand for election without waiting for a timeout: a sole voter at its start. */
   | { readonly t: 'campaign' }
+  /**
+   * The member's process is known to be gone. Where it led, its lease is over: this member votes, and follows whoever is elected. Nothing
+   * rests on its being true.
+   */
+  | { readonly t: 'gone'; readonly member: MemberId }
   /** The write of this ticket and all before it are durable. */
   | { readonly t: 'persisted'; readonly ticket: number }
   /**

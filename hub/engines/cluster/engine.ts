@@ -1,8 +1,7 @@
 import type { Logger } from 'pino'
 import type { HubConfig } from '../../../common/config-hub.ts'
 import type { Env, Timer } from '../../../common/env.ts'
-import type { TributaryError } from '../../../common/errors.ts'
-import { messageOf } from '../../../common/errors.ts'
+import { messageOf, TributaryError } from '../../../common/errors.ts'
 import { KIB, MIB, SECOND_MS } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { Damage, DataDir, DataDirStats } from '../../../common/log/types.ts'
@@ -18,9 +17,10 @@ import { createHubTime } from '../../replica/hub-time.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
 import { createFleet, freshTopicId } from './fleet.ts'
 import { createGapWriter } from './gaps.ts'
+import { createJudge } from './judge.ts'
 import { createLogs } from './logs.ts'
-import type { Metadata } from './metadata.ts'
-import { openMetadata } from './metadata.ts'
+import type { MetadataStats, QuorumMetadata } from './metadata.ts'
+import { createQuorumMetadata } from './metadata.ts'
 import type { PartitionTable } from './partitions.ts'
 import {
   createPartitionTable,
@@ -28,6 +28,8 @@ import {
   removeSnapshots,
   topicsWithSnapshots,
 } from './partitions.ts'
+import { foundCluster, loadMember } from './quorum/opening.ts'
+import { openQuorumStorage } from './quorum/storage.ts'
 import { engineReadings } from './readings.ts'
 import { createTopics } from './topics.ts'
 
@@ -49,7 +51,7 @@ const FRAME_ROOM_BYTES = 64 * KIB
 /** What `/metrics` shows of the engine. */
 export interface EngineStats {
   data: DataDirStats
-  metadata: ReturnType<Metadata['stats']>
+  metadata: MetadataStats
   topics: { topic: string; topicId: string; partitions: number; internal: boolean; counters: TopicCounters }[]
   edges: { known: number; connected: number; alarms: number }
   /** Gaps that could not be told of in `_gaps`. */
@@ -84,7 +86,8 @@ export async function openClusterEngine(config: HubConfig, env: Env, log: Logger
   }
 }
 
-function settingsOf(config: HubConfig): ControllerSettings {
+/** What the controller goes by. */
+export function settingsOf(config: HubConfig): ControllerSettings {
   const { retentionMs, retentionBytes, segmentBytes, maxRecordBytes } = config.storage
   return {
     autoCreateTopics: config.autoCreateTopics,
@@ -115,8 +118,24 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
       'metadata is damaged: topics, bindings or sessions may be missing; restore a backup if they are',
     )
   }
-  const metadata = await openMetadata(dataDir, clock, onDamage, config.nodeId)
-  const clusterId = await foundCluster(metadata, settings, env)
+  const { nodeId } = config
+  const storage = await openQuorumStorage({ dataDir, disk: env.disk, clock, nodeId, onDamage })
+  const loaded = (await loadMember(storage)) ?? (await foundCluster(storage, freshTopicId(env)))
+  const metadata = createQuorumMetadata(
+    {
+      clock,
+      rng: env.rng,
+      nodeId,
+      electionTimeoutMs: config.cluster.electionTimeoutMs,
+      storage,
+      judge: createJudge(env, settings),
+      peers: NO_PEERS,
+      otherNodes: () => [],
+    },
+    loaded,
+  )
+  metadata.onFailed(failure.fail)
+  const clusterId = await lead(metadata, storage.clusterId(), settings, env)
   const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
   const gaps = createGapWriter(told, clock, log)
   const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())
@@ -133,8 +152,8 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
     if (wasDeleted) await removeSnapshots(env.disk, dataDir.path, topicId)
   }
 
-  const topics = createTopics(env, metadata, settings, partitions)
-  const fleet = createFleet({ env, metadata, settings, partitions, log })
+  const topics = createTopics(metadata, partitions)
+  const fleet = createFleet({ env, metadata, partitions, log })
   const logs = createLogs(metadata, partitions)
   const maintenance = startMaintenance(env, hubTime, partitions, log)
   let closing: Promise<void> | null = null
@@ -146,6 +165,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
         .snapshot(SNAPSHOT_AT_CLOSE_BYTES)
         .catch(error => log.warn({ reason: messageOf(error) }, 'no producer snapshot'))
     })
+    await metadata.close()
     await dataDir.close()
   }
 
@@ -204,11 +224,14 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
 function failureOf(dataDir: DataDir) {
   let failed: TributaryError | null = null
   const listeners: ((error: TributaryError) => void)[] = []
-  dataDir.onFailed(error => {
+  function fail(error: TributaryError): void {
+    if (failed !== null) return
     failed = error
     for (const listener of listeners.splice(0)) listener(error)
-  })
+  }
+  dataDir.onFailed(fail)
   return {
+    fail,
     error: (): TributaryError | null => failed,
     listen: (listener: (error: TributaryError) => void): void => {
       if (failed === null) listeners.push(listener)
@@ -217,17 +240,39 @@ function failureOf(dataDir: DataDir) {
   }
 }
 
-/** Makes the cluster's id and its own topics where they are missing. */
-async function foundCluster(metadata: Metadata, settings: ControllerSettings, env: Env): Promise<string> {
+const NO_PEERS = {
+  send: () => false,
+  call: () => Promise.reject(new TributaryError('not_available', 'there are no other nodes')),
+  isUp: () => false,
+}
+
+/** Leads the cluster of one, and makes its id and its own topics where they are missing. */
+async function lead(
+  metadata: QuorumMetadata,
+  known: string | null,
+  settings: ControllerSettings,
+  env: Env,
+): Promise<string> {
+  await whenActive(metadata)
   const nowMs = Math.round(env.clock.nowMs())
   const founded = metadata.image().clusterId()
-  const clusterId = founded ?? freshTopicId(env)
+  const clusterId = founded ?? known ?? freshTopicId(env)
   if (founded === null) {
-    await metadata.submit(() => ({ records: [foundingRecord(clusterId, nowMs)], response: null }))
+    await metadata.propose(() => ({ records: [foundingRecord(clusterId, nowMs)], response: null }))
   }
   const topicIds = [freshTopicId(env), freshTopicId(env)] as const
-  await metadata.submit(image => ensureInternalTopics(image, settings, topicIds, nowMs))
+  await metadata.propose(image => ensureInternalTopics(image, settings, topicIds, nowMs))
   return clusterId
+}
+
+function whenActive(metadata: QuorumMetadata): Promise<void> {
+  return new Promise((resolve, reject) => {
+    metadata.onFailed(reject)
+    metadata.onController(() => {
+      if (metadata.activeTerm() !== null) resolve()
+    })
+    metadata.start()
+  })
 }
 
 function tellRecovery({ recovery }: DataDir, log: Logger): void {
@@ -240,7 +285,7 @@ function tellRecovery({ recovery }: DataDir, log: Logger): void {
 /** Opens the partitions that have logs; removes what an interrupted deletion left. */
 async function openExisting(
   dataDir: DataDir,
-  metadata: Metadata,
+  metadata: QuorumMetadata,
   partitions: PartitionTable,
   log: Logger,
 ): Promise<void> {

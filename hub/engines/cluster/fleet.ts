@@ -1,18 +1,15 @@
 import type { Logger } from 'pino'
 import type { Env } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
-import type { ControllerSettings } from '../../controller/controller.ts'
-import { bindLane, confirmEdge, connectEdge, removeEdge } from '../../controller/controller.ts'
 import type { Image } from '../../controller/image.ts'
 import type { EdgeState } from '../../controller/image-edges.ts'
 import type { EdgeInfo, Fleet } from '../../ports.ts'
-import type { Metadata } from './metadata.ts'
 import type { PartitionTable } from './partitions.ts'
+import type { Metadata } from './types.ts'
 
 export interface FleetContext {
   env: Env
   metadata: Metadata
-  settings: ControllerSettings
   partitions: PartitionTable
   log: Logger
 }
@@ -31,7 +28,7 @@ export function freshTopicId(env: Env): string {
 }
 
 /** The edges: connections and reports in memory, sessions and bindings by the controller. */
-export function createFleet({ env, metadata, settings, partitions, log }: FleetContext): Fleet {
+export function createFleet({ env, metadata, partitions, log }: FleetContext): Fleet {
   const { clock } = env
   const presences = new Map<string, Presence>()
 
@@ -80,7 +77,7 @@ export function createFleet({ env, metadata, settings, partitions, log }: FleetC
       const { id, session: presented, address, software, fence } = request
       const nowMs = Math.round(clock.nowMs())
       const wanted = { edgeId: id, session: presented, address, software }
-      const granted = await metadata.submit(image => connectEdge(image, settings, wanted, nowMs))
+      const granted = await metadata.submit('connect-edge', wanted)
       const { session, verdict, alarm } = granted
       if (alarm !== null) log.warn({ edge: id, alarm: alarm.kind, session }, alarm.message)
       const presence = seen(id)
@@ -91,7 +88,7 @@ export function createFleet({ env, metadata, settings, partitions, log }: FleetC
       return { session, verdict }
     },
     start: async (edgeId, session) => {
-      await metadata.submit(image => confirmEdge(image, edgeId, session))
+      await metadata.submit('confirm-edge', { edgeId, session })
     },
     disconnect: (edgeId, session) => {
       if (presences.get(edgeId)?.connection?.session !== session) return
@@ -103,10 +100,7 @@ export function createFleet({ env, metadata, settings, partitions, log }: FleetC
       presence.report = report
       presence.clockOffsetMs = clockOffsetMs
     },
-    bindLane: request => {
-      const context = { nowMs: Math.round(clock.nowMs()), freshTopicId: freshTopicId(env) }
-      return metadata.submit(image => bindLane(image, settings, request, context))
-    },
+    bindLane: request => metadata.submit('bind-lane', request),
     list: () => metadata.image().edges().map(infoOf),
     remove: async edgeId => {
       const image = metadata.image()
@@ -118,7 +112,7 @@ export function createFleet({ env, metadata, settings, partitions, log }: FleetC
         )
       }
       if (edge !== undefined) await removeTips(image, edge)
-      await metadata.submit(current => removeEdge(current, edgeId))
+      await metadata.submit('remove-edge', { edgeId })
       presences.delete(edgeId)
     },
   }

@@ -1,11 +1,10 @@
 import { TributaryError } from '../../../common/errors.ts'
-import { reserveProducerIds } from '../../controller/controller.ts'
 import { GAPS_TOPIC } from '../../controller/names.ts'
 import type { LaneKey, Logs, PartitionBounds, Topic } from '../../ports.ts'
 import type { LaneId } from '../../replica/lanes.ts'
-import type { Metadata } from './metadata.ts'
 import type { PartitionTable } from './partitions.ts'
 import { knownTopic } from './topics.ts'
+import type { Metadata } from './types.ts'
 
 /** A partition that has never been appended to. */
 const NOTHING: PartitionBounds = {
@@ -88,7 +87,7 @@ function producerIds(metadata: Metadata): () => Promise<number> {
   let reserving: Promise<void> | null = null
 
   async function reserve(): Promise<void> {
-    const { from, to } = await metadata.submit(reserveProducerIds)
+    const { from, to } = await metadata.submit('reserve-producer-ids', {})
     next = from
     end = to
   }

@@ -1,191 +1,292 @@
-import { eachBatch } from '../../../common/batch.ts'
-import { decodePlain } from '../../../common/batch-records.ts'
-import type { Clock } from '../../../common/env.ts'
-import { isTributaryError, TributaryError } from '../../../common/errors.ts'
-import { MIB } from '../../../common/limits.ts'
-import type { DataDir, Log } from '../../../common/log/types.ts'
+import type { Clock, Rng } from '../../../common/env.ts'
+import { isTributaryError, messageOf, TributaryError } from '../../../common/errors.ts'
+import { KIB, MIB } from '../../../common/limits.ts'
+import type { RaftFrame, SnapshotChunk } from '../../../common/wire-peer.ts'
 import type { Plan } from '../../controller/controller.ts'
-import type { Image, ImageRecord } from '../../controller/image.ts'
-import { emptyImage } from '../../controller/image.ts'
-import type { MetadataRecord } from '../../controller/records.ts'
-import { decodeRecords, encodeRecord, encodeRecords } from '../../controller/records.ts'
-import { memberId } from '../../raft/types.ts'
-import type { OnDamage } from '../../replica/log-access.ts'
-import { readPastDamage, tellKnownDamage } from '../../replica/log-access.ts'
-import { createSoleVoter } from './sole-voter.ts'
+import type { Image } from '../../controller/image.ts'
+import type { ConfigChange, MemberId, Outcome, RaftOptions, Status } from '../../raft/types.ts'
+import { nodeIdOf } from '../../raft/types.ts'
+import type { Asking, ControllerPeers, Judge } from './quorum/asking.ts'
+import { createAsking } from './quorum/asking.ts'
+import { createAttempts } from './quorum/attempts.ts'
+import { decodeMessage } from './quorum/codec.ts'
+import type { Member } from './quorum/member.ts'
+import { createMember } from './quorum/member.ts'
+import type { LoadedMember } from './quorum/opening.ts'
+import { createOutbox } from './quorum/outbox.ts'
+import { createSnapshotKeeper } from './quorum/snapshots.ts'
+import type { Judged, Speculation } from './quorum/speculation.ts'
+import { createSpeculation } from './quorum/speculation.ts'
+import { createStanding } from './quorum/standing.ts'
+import { createStateMachine } from './quorum/state-machine.ts'
+import type { QuorumStorage } from './quorum/storage.ts'
+import { createSnapshotReceiver, createSnapshotSender } from './quorum/transfer.ts'
+import type { Metadata, Peers } from './types.ts'
 
 /**
- * The single node's shell around the controller: its records become entries of a consensus core that votes alone, its
- * responses leave after their commit. Requests that arrive while a commit is under way share the next one. The records
- * of one request are one entry, since entries are committed one by one.
+ * The cluster's metadata on this node: a member of the quorum, the image of what is committed, the way to the active controller, which
+ * may be this node.
  */
 
-export const METADATA_LOG = '__cluster_metadata'
-/** Requests waiting for their turn; beyond it they are refused as `throttled`. */
-const MAX_QUEUED_REQUESTS = 100_000
-/** Requests that share a commit. */
-const MAX_GROUP_REQUESTS = 1_000
-/** The log begins anew with a snapshot when it is larger than this and than so many times the last snapshot. */
-const SNAPSHOT_FROM_BYTES = 8 * MIB
-const SNAPSHOT_AT_RATIO = 4
-const MAX_BATCH_BYTES = 32 * MIB
+/** The only voter whose write failed stands again after so long, or when something is asked of it. */
+const RETURN_MS = 250
+/** Ticks of an election timeout. */
+const ELECTION_TICKS = 10
 
-const LOG_OPTIONS = {
-  segmentBytes: MIB,
-  segmentMs: Number.POSITIVE_INFINITY,
-  retentionBytes: Number.POSITIVE_INFINITY,
-  retentionMs: Number.POSITIVE_INFINITY,
-  maxBatchBytes: MAX_BATCH_BYTES,
+const RAFT_OPTIONS = {
+  electionTicks: ELECTION_TICKS,
+  heartbeatTicks: 1,
+  maxMessageEntries: 1_000,
+  maxMessageBytes: 512 * KIB,
+  maxInflightMessages: 16,
+  maxInflightBytes: 4 * MIB,
+  maxUncommittedEntries: 100_000,
+  maxUncommittedBytes: 64 * MIB,
+  maxPromotionLagEntries: 1_000,
+} satisfies Omit<RaftOptions, 'self'>
+
+export interface MetadataContext {
+  clock: Clock
+  rng: Rng
+  nodeId: number
+  electionTimeoutMs: number
+  storage: QuorumStorage
+  judge: Judge
+  peers: Pick<Peers, 'send'> & ControllerPeers
+  /** Other nodes that may know the controller, by what is configured and what the metadata says. */
+  otherNodes(): readonly number[]
 }
 
-export interface Metadata {
-  /** With what is on its way to the disk: whatever builds on that is committed after it. */
-  image(): Image
-  /** Judges a request when its turn comes and resolves with its response once its records are durable. */
-  submit<Response>(rule: (image: Image) => Plan<Response>): Promise<Response>
-  stats(): { requests: number; commits: number; snapshotFailures: number; logBytes: number }
+export interface QuorumMetadata extends Metadata {
+  /** Judges as the active controller, where this node is that. */
+  propose<Response>(rule: (image: Image) => Plan<Response>): Promise<Judged<Response>>
+  /** The term in which this node is the active controller, else null. */
+  activeTerm(): number | null
+  /** Called whenever this node becomes the active controller, ceases to be it, or another is heard of. */
+  onController(listener: () => void): void
+  /** Called once when the metadata can't go on: the process must end. */
+  onFailed(listener: (error: TributaryError) => void): void
+  /** Answers another node's request. */
+  answer: Asking['answer']
+  receive(frame: RaftFrame | SnapshotChunk): void
+  /** The process of a node is gone: where that led, nobody need wait for it. */
+  suspect(nodeId: number): void
+  /** A link is up: who waits for a controller may try. */
+  wake(): void
+  change(change: ConfigChange): Outcome | null
+  transfer(to: MemberId): Outcome | null
+  status(): Status
+  matchOf(member: MemberId): number | null
+  lastIndex(): number
+  /** Stands for election at once where nobody else could. */
+  start(): void
+  stats(): MetadataStats
+  /** Finishes what is written, refuses what is asked from now on. */
+  close(): Promise<void>
 }
 
-interface Request {
-  judge(image: Image): { records: ImageRecord[]; resolve(): void }
-  reject(error: unknown): void
+export interface MetadataStats {
+  requests: number
+  commits: number
+  elections: number
+  snapshotFailures: number
+  logBytes: number
 }
 
-/**
- * Opens the metadata log and replays it, passing over damage. `nodeId` is this node's. Rejects with
- * `directory_newer_format`, `corrupt_log`.
- */
-export async function openMetadata(
-  dataDir: DataDir,
-  clock: Clock,
-  onDamage: OnDamage,
-  nodeId = 1,
-): Promise<Metadata> {
-  const log = await dataDir.openLog(METADATA_LOG, LOG_OPTIONS)
-  tellKnownDamage(log, onDamage)
-  const replayed = await replayLog(log, onDamage)
-  let image = replayed.image
-  const voter = createSoleVoter(log, clock, memberId(nodeId, dataDir.directoryId), replayed.term)
-  let snapshotBytes = 0
-  let queue: Request[] = []
-  let committing = false
-  let failure: unknown = null
-  const counters = { requests: 0, commits: 0, snapshotFailures: 0 }
+/** The metadata over what was loaded. It follows until `start`, or an election, makes it lead. */
+export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMember): QuorumMetadata {
+  const { clock, rng, nodeId, storage, judge, peers } = context
+  const controllerListeners: (() => void)[] = []
+  const failedListeners: ((error: TributaryError) => void)[] = []
+  let commits = 0
+  let failure: TributaryError | null = null
+  let closed = false
 
-  /** Judges what waits, commits the records together, answers; goes on while there is more. */
-  async function run(): Promise<void> {
-    committing = true
+  const machine = createStateMachine({
+    mark: loaded.restored.snapshot,
+    values: loaded.values,
+    recordsOf: (index, term) => speculation.recordsOf(index, term),
+  })
+  const speculation: Speculation = createSpeculation({
+    image: machine.image,
+    appliedIndex: machine.appliedIndex,
+    feed: input => {
+      commits++
+      return member.feed(input)
+    },
+    onActive: () => tellController(),
+  })
+  const attempts = createAttempts(clock)
+  const sendMessage = createOutbox(peers)
+  const sendSnapshot = createSnapshotSender({
+    clock,
+    file: storage.snapshotFile,
+    send: peers.send,
+    isUp: peers.isUp,
+    sent: (to, ok) => {
+      member.feed({ t: 'snapshot-sent', to, ok })
+    },
+  })
+  const takeChunk = createSnapshotReceiver()
+
+  const member: Member = createMember(
+    {
+      clock,
+      rng,
+      storage,
+      options: RAFT_OPTIONS,
+      tickMs: context.electionTimeoutMs / ELECTION_TICKS,
+      host: {
+        send: message => {
+          if (message.t === 'snapshot') sendSnapshot(message)
+          else sendMessage(message)
+        },
+        committed: entries =>
+          guarded(() => {
+            const applied = machine.appliedIndex()
+            machine.apply(entries)
+            speculation.applied(entries.filter(({ index }) => index > applied))
+            keeper.consider()
+          }),
+        installed: (mark, values) =>
+          guarded(() => {
+            if (machine.install(mark, values)) speculation.skippedTo(mark.index)
+          }),
+        changed: status => {
+          speculation.changed(status)
+          standing.changed(status)
+          tellController()
+        },
+        crashed: error => {
+          lastCrash = error
+          if (!member.isAlone()) return
+          speculation.dropQueue(error)
+          attempts.fail(error)
+        },
+        returned: lastIndex => {
+          if (member.isAlone()) {
+            speculation.lostBeyond(lastIndex, lastCrash)
+            clock.setTimer(member.standAlone, RETURN_MS)
+          }
+          attempts.wake()
+        },
+        failed: fail,
+      },
+    },
+    loaded,
+  )
+  let lastCrash: unknown = null
+  const keeper = createSnapshotKeeper({ clock, storage, member, machine })
+  const standing = createStanding({ clock, rng, nodeId, feed: member.feed, status: member.status })
+
+  function tellController(): void {
+    attempts.wake()
+    for (const listener of controllerListeners) listener()
+  }
+
+  /** Metadata that can't be read stops the node. */
+  function guarded(act: () => void): void {
     try {
-      while (queue.length > 0) {
-        const group = queue.slice(0, MAX_GROUP_REQUESTS)
-        queue = queue.slice(MAX_GROUP_REQUESTS)
-        await commitGroup(group)
-      }
+      act()
     } catch (error) {
-      // The image can't be told any more: nothing is judged upon it until a restart.
-      failure = error
-      for (const request of queue) request.reject(error)
-      queue = []
-    } finally {
-      committing = false
+      if (!isTributaryError(error)) throw error
+      fail(error)
     }
   }
 
-  async function commitGroup(group: readonly Request[]): Promise<void> {
-    const entries: Uint8Array[] = []
-    const answers: (() => void)[] = []
-    const judged: Request[] = []
-    for (const request of group) {
-      counters.requests++
-      try {
-        const plan = request.judge(image)
-        for (const record of plan.records) image.replay(record)
-        if (plan.records.length > 0) entries.push(encodeRecords(plan.records))
-        answers.push(plan.resolve)
-        judged.push(request)
-      } catch (error) {
-        request.reject(error)
-      }
-    }
-    try {
-      if (entries.length > 0) await append(entries)
-    } catch (error) {
-      for (const request of judged) request.reject(error)
-      // What was judged upon records that are not there is forgotten with them, whatever kept them out.
-      if (!isTributaryError(error, 'disk_failed')) image = (await replayLog(log, onDamage)).image
-      return
-    }
-    for (const answer of answers) answer()
+  function fail(cause: unknown): void {
+    if (failure !== null) return
+    const error = isTributaryError(cause) ? cause : metadataLost(cause)
+    failure = error
+    member.stop()
+    standing.stop()
+    speculation.dropQueue(error)
+    speculation.lostBeyond(Number.NEGATIVE_INFINITY, error)
+    attempts.fail(error)
+    for (const listener of failedListeners.splice(0)) listener(error)
   }
 
-  async function append(entries: readonly Uint8Array[]): Promise<void> {
-    counters.commits++
-    await voter.commit(entries)
-    if (log.sizeBytes() > Math.max(SNAPSHOT_FROM_BYTES, SNAPSHOT_AT_RATIO * snapshotBytes)) await beginAnew()
+  function controllerId(): number | null {
+    const { leader } = member.status()
+    return leader === null ? null : nodeIdOf(leader)
   }
 
-  /** The snapshot is one append: whole or not at all. Half of one would hide what came before it. */
-  async function beginAnew(): Promise<void> {
-    const from = log.endOffset()
-    const records: MetadataRecord[] = [{ type: 'snapshot' }, ...image.records()]
-    const entries = records.map(encodeRecord)
-    snapshotBytes = entries.reduce((total, entry) => total + entry.length, 0)
-    try {
-      await voter.commit(entries)
-      await log.truncateBefore(from)
-    } catch {
-      // The disk or the journal has no room for it: the log stays as it is, only longer, until it has grown as much again.
-      counters.snapshotFailures++
-      snapshotBytes = log.sizeBytes()
-    }
-  }
+  const asking = createAsking({
+    clock,
+    nodeId,
+    judge,
+    peers,
+    otherNodes: context.otherNodes,
+    stopped: () => failure ?? (closed ? new TributaryError('closed', 'the node is stopping') : null),
+    controllerId,
+    machine,
+    speculation,
+    member,
+    attempts,
+  })
 
   return {
-    image: () => image,
-    submit: rule => {
+    image: machine.image,
+    appliedIndex: machine.appliedIndex,
+    submit: asking.submit,
+    onApplied: machine.onApplied,
+    controllerId,
+    propose: rule => {
       if (failure !== null) return Promise.reject(failure)
-      if (queue.length >= MAX_QUEUED_REQUESTS) {
-        const message = `${MAX_QUEUED_REQUESTS} metadata requests wait for the disk; try again`
-        return Promise.reject(new TributaryError('throttled', message))
-      }
-      return new Promise((resolve, reject) => {
-        queue.push({
-          judge: current => {
-            const { records, response } = rule(current)
-            return { records, resolve: () => resolve(response) }
-          },
-          reject,
-        })
-        if (!committing) void run()
-      })
+      return speculation.request(rule)
     },
-    stats: () => ({ ...counters, logBytes: log.sizeBytes() }),
+    activeTerm: speculation.activeTerm,
+    onController: listener => {
+      controllerListeners.push(listener)
+    },
+    onFailed: listener => {
+      if (failure !== null) listener(failure)
+      else failedListeners.push(listener)
+    },
+    answer: asking.answer,
+    receive: frame => {
+      if (frame.t === 'snapshot-chunk') {
+        const received = takeChunk(frame)
+        if (received !== null) member.receiveSnapshot(received.message, received.file, received.values)
+        return
+      }
+      for (const bytes of frame.messages) {
+        const message = decodeMessage(bytes)
+        // Its contents come in pieces.
+        if (message.t !== 'snapshot') member.feed({ t: 'message', message })
+      }
+    },
+    suspect: standing.gone,
+    wake: () => attempts.wake(),
+    change: change => member.feed({ t: 'change', change }),
+    transfer: to => member.feed({ t: 'transfer', to }),
+    status: member.status,
+    matchOf: member.matchOf,
+    lastIndex: member.lastIndex,
+    start: () => {
+      member.standAlone()
+    },
+    stats: () => ({
+      requests: asking.requests(),
+      commits,
+      elections: member.elections(),
+      snapshotFailures: keeper.failures(),
+      logBytes: storage.logBytes(),
+    }),
+    close: async () => {
+      closed = true
+      member.stop()
+      standing.stop()
+      const reason = new TributaryError('closed', 'the node is stopping')
+      speculation.dropQueue(reason)
+      speculation.lostBeyond(Number.NEGATIVE_INFINITY, reason)
+      attempts.fail(reason)
+      await keeper.idle()
+    },
   }
 }
 
-/** The image of all that is durable, and the newest term in it. */
-async function replayLog(log: Log, onDamage: OnDamage): Promise<{ image: Image; term: number }> {
-  let image = emptyImage()
-  let term = 0
-  const end = log.durableEndOffset()
-  let offset = log.startOffset()
-  while (offset < end) {
-    const { batches, nextOffset, release } = await readPastDamage(log, offset, MIB, end, onDamage)
-    for (const { at, header } of eachBatch(batches)) {
-      term = Math.max(term, header.leaderEpoch)
-      for (const { value, offset: recordOffset } of decodePlain(batches, at)) {
-        // A leader's first entry has no value.
-        if (value === null || recordOffset < offset) continue
-        for (const record of decodeRecords(value)) {
-          // All that is known follows; what came before may be partly cut off.
-          if (record.type === 'snapshot') image = emptyImage()
-          else image.replay(record)
-        }
-      }
-    }
-    release?.()
-    if (nextOffset <= offset) break
-    offset = nextOffset
-  }
-  return { image, term }
+function metadataLost(cause: unknown): TributaryError {
+  const message = `the metadata can't be read or written (${messageOf(cause)}): check the disk, then restart`
+  return new TributaryError('disk_failed', message, { cause })
 }

@@ -1,20 +1,10 @@
-import type { Env } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
-import type { ControllerSettings } from '../../controller/controller.ts'
-import { alterTopic, createTopic, deleteTopic, topicForProducer } from '../../controller/controller.ts'
 import type { Topic, Topics } from '../../ports.ts'
-import { freshTopicId } from './fleet.ts'
-import type { Metadata } from './metadata.ts'
 import type { PartitionTable } from './partitions.ts'
+import type { Metadata } from './types.ts'
 
 /** Topics by the controller; a deleted one's logs go before `delete` resolves. */
-export function createTopics(
-  env: Env,
-  metadata: Metadata,
-  settings: ControllerSettings,
-  partitions: PartitionTable,
-): Topics {
-  const nowMs = (): number => Math.round(env.clock.nowMs())
+export function createTopics(metadata: Metadata, partitions: PartitionTable): Topics {
   return {
     list: () => metadata.image().topics(),
     byName: name => {
@@ -25,21 +15,17 @@ export function createTopics(
     forProducer: async name => {
       const known = metadata.image().topicByName(name)
       if (known !== undefined) return known
-      const context = { nowMs: nowMs(), freshTopicId: freshTopicId(env) }
-      return metadata.submit(image => topicForProducer(image, settings, name, context))
+      return metadata.submit('topic-for-producer', { name })
     },
     byId: topicId => knownTopic(metadata, topicId),
-    create: request => {
-      const context = { nowMs: nowMs(), freshTopicId: freshTopicId(env) }
-      return metadata.submit(image => createTopic(image, settings, request, context))
-    },
+    create: request => metadata.submit('create-topic', request),
     alter: async (name, change) => {
-      const topic = await metadata.submit(image => alterTopic(image, settings, name, change))
+      const topic = await metadata.submit('alter-topic', { name, change })
       partitions.configure(topic)
       return topic
     },
     delete: async name => {
-      const topic = await metadata.submit(image => deleteTopic(image, name, nowMs()))
+      const topic = await metadata.submit('delete-topic', { name })
       await partitions.remove(topic)
     },
   }

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { buildBatch } from '../../../common/batch-builder.ts'
 import { encodeCbor } from '../../../common/cbor.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
-import { METADATA_LOG } from '../../../hub/engines/cluster/metadata.ts'
+import { METADATA_LOG } from '../../../hub/engines/cluster/quorum/storage.ts'
 import type { Gap } from '../../../hub/ports.ts'
 import { plainOf, runOf, testRun } from '../replica/batches.ts'
 import { codeOf } from '../replica/harness.ts'
@@ -144,7 +144,7 @@ describe('the cluster engine', () => {
     const options = { segmentMs: unbounded, retentionBytes: unbounded, retentionMs: unbounded }
     const log = await dataDir.openLog(METADATA_LOG, { segmentBytes: 1024, maxBatchBytes: 1024, ...options })
     const value = encodeCbor({ type: 'quota_set', v: 1 })
-    await log.append(buildBatch([{ key: null, value, headers: [], timestampMs: 1 }]))
+    await log.append(buildBatch([{ key: null, value, headers: [], timestampMs: 1 }]), { leaderEpoch: 9 })
     await dataDir.close()
     expect(await codeOf(start(environment(hub.env.disk)))).toBe('directory_newer_format')
     expect(await codeOf(start(environment(hub.env.disk)))).toBe('directory_newer_format')

@@ -31,6 +31,15 @@ describe('beyond the figure', () => {
     expect(said(handed)).toMatchObject([{ t: 'vote-reply', granted: true }])
   })
 
+  it('hears a candidate at once where the leader it heard is known to be gone, and nobody else is', () => {
+    const raft = voter()
+    receiveAndSync(raft, TWO, 1, append(NOWHERE))
+    step(raft, { t: 'gone', member: THREE }, 0)
+    expect(receive(raft, THREE, 2, vote()).send).toEqual([])
+    step(raft, { t: 'gone', member: TWO }, 0)
+    expect(said(receive(raft, THREE, 2, vote()))).toMatchObject([{ t: 'vote-reply', granted: true }])
+  })
+
   it('thesis 9.6: a pre-vote changes neither term nor vote', () => {
     const raft = voter()
     const ready = receive(raft, TWO, 9, { t: 'pre-vote', last: NOWHERE })

@@ -1,0 +1,47 @@
+import { assert } from '../../../../common/assert.ts'
+import { encodeRecord } from '../../../controller/records.ts'
+import { imageOf } from './state-machine.ts'
+import type { Loaded, QuorumStorage } from './storage.ts'
+
+/** A directory's part in a quorum, as it is found at a start. */
+
+export type LoadedMember = Extract<Loaded, { t: 'member' }>
+
+/**
+ * What a directory holds, ready to go on from: what was salvaged is saved, a seat whose promises are lost is given up. Null
+ * for a directory that was neither founded nor joined. Rejects with `directory_newer_format`, `corrupt_log`, `disk_full`.
+ */
+export async function loadMember(storage: QuorumStorage): Promise<LoadedMember | null> {
+  let loaded = await storage.load()
+  if (loaded.t === 'lost') {
+    await storage.leaveSeat()
+    loaded = await storage.load()
+  }
+  if (loaded.t === 'empty') return null
+  assert(loaded.t === 'member', 'a seat that was just taken has nothing to lose')
+  if (!loaded.unsaved) return loaded
+  const image = imageOf(loaded.values)
+  await storage.saveSnapshot(loaded.restored.snapshot, image.records().map(encodeRecord))
+  const clusterId = image.clusterId()
+  if (storage.clusterId() === null && clusterId !== null) await storage.saveClusterId(clusterId)
+  return loaded
+}
+
+/** Makes an empty directory the first of a cluster of this id. */
+export async function foundCluster(storage: QuorumStorage, clusterId: string): Promise<LoadedMember> {
+  await storage.found()
+  await storage.saveClusterId(clusterId)
+  return mustLoad(storage)
+}
+
+/** Makes an empty directory one of the cluster, which tells it the rest. */
+export async function joinCluster(storage: QuorumStorage, clusterId: string): Promise<LoadedMember> {
+  await storage.saveClusterId(clusterId)
+  return mustLoad(storage)
+}
+
+async function mustLoad(storage: QuorumStorage): Promise<LoadedMember> {
+  const loaded = await loadMember(storage)
+  assert(loaded !== null, 'what was just made is there')
+  return loaded
+}
