@@ -170,7 +170,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   }
 
   function stats(): EngineStats {
-    const edges = fleet.list()
+    const edges = fleet.local()
     const producers = { clients: 0, lanes: 0, evicted: 0 }
     for (const partition of partitions.open()) {
       const counted = partition.producerStats()
@@ -209,6 +209,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
       topics,
       logs,
       fleet,
+      addresses: () => [],
       notReadyReason: () => failure.error()?.message ?? (closing === null ? null : 'the hub is stopping'),
     },
     stats: current,
