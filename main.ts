@@ -9,6 +9,7 @@ process.env.UV_THREADPOOL_SIZE ??= '16'
 import { Command, CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import type { Cli } from './common/cli/cli.ts'
+import { addClusterCommands } from './common/cli/cluster.ts'
 import { addConfigCommands } from './common/cli/config.ts'
 import { addConsumeCommand } from './common/cli/consume.ts'
 import { addEdgesCommands } from './common/cli/edges.ts'
@@ -84,6 +85,7 @@ function createProgram(cli: Cli): Command {
   addProduceCommand(program, cli)
   addConsumeCommand(program, cli)
   addEdgesCommands(program, cli)
+  addClusterCommands(program, cli)
   addLogCommands(program, cli)
   addConfigCommands(program, cli)
   addUsersCommands(program, cli)

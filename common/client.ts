@@ -1,5 +1,7 @@
 import type { EdgesAdmin, TopicsAdmin } from './client-admin.ts'
 import { createEdgesAdmin, createTopicsAdmin } from './client-admin.ts'
+import type { ClusterAdmin } from './client-cluster.ts'
+import { createClusterAdmin } from './client-cluster.ts'
 import type { ClientEnv } from './client-connection.ts'
 import { createConnection } from './client-connection.ts'
 import type { ConsumedRecord, ConsumeOptions } from './client-consume.ts'
@@ -10,6 +12,8 @@ import { TributaryError } from './errors.ts'
 
 /** @public */
 export type { EdgeSummary, TopicDescription, TopicSettings, TopicSummary } from './client-admin.ts'
+/** @public */
+export type { ClusterSummary, NodeSummary, PlacementSummary } from './client-cluster.ts'
 export type { ConsumedGap, ConsumedRecord, ConsumeOptions } from './client-consume.ts'
 /** @public */
 export type { StartFrom } from './client-cursors.ts'
@@ -45,6 +49,7 @@ export interface ConnectOptions {
 export interface TributaryClient {
   topics: TopicsAdmin
   edges: EdgesAdmin
+  cluster: ClusterAdmin
   /**
    * Reads a topic, merging its partitions; records of one partition come in order, each once. By default it starts at the end
    * and follows. The hub sends no more than `maxBufferedBytes` ahead, so a slow loop slows only itself.
@@ -136,6 +141,7 @@ export function connect(options: ConnectOptions): TributaryClient {
   return {
     topics: createTopicsAdmin(rest),
     edges: createEdgesAdmin(rest),
+    cluster: createClusterAdmin(rest),
     consume: (topic, how = {}) => consume(topic, how),
     consumeBatches: (topic, how = {}) => consumeBatches(connection, env, topic, how),
     produce: (topic, records, how = {}) => produce(topic, records, how.acks ?? 'all'),

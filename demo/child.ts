@@ -36,6 +36,8 @@ export interface Child {
   kill(): Promise<void>
   /** SIGTERM, resolved with the exit code; kill -9 after `timeoutMs`. */
   stop(timeoutMs: number): Promise<number | null>
+  /** Sends a signal, such as SIGSTOP, to the process if it is up. */
+  signal(name: NodeJS.Signals): void
   /** The last of what it printed to stderr, all starts together. */
   stderr(): string
 }
@@ -100,6 +102,7 @@ export function createChild(options: ChildOptions): Child {
       clearTimeout(timer)
       return ended?.exitCode ?? null
     },
+    signal: name => signalGroup(running(), name),
     stderr: () => stderr,
   }
 }

@@ -8,12 +8,22 @@ const positive = (text: string): number => {
   return value
 }
 
+/** More would crowd one machine. */
+const MAX_NODES = 9
+
+const nodes = (text: string): number => {
+  const value = Number(text)
+  if (Number.isInteger(value) && value >= 1 && value <= MAX_NODES) return value
+  throw new InvalidArgumentError(`Expected a whole number from 1 to ${MAX_NODES}.`)
+}
+
 interface Flags {
   seconds?: number
   csv?: string
   speed?: number
   kill?: true
   json?: true
+  nodes: number
   qos: '0' | '1' | '2'
 }
 
@@ -25,6 +35,7 @@ export function demoCommand(script: string): Command {
     .option('--csv <dir>', 'replay CSV files "timestamp,value" (one device a file, times in UTC) instead')
     .option('--speed <x>', 'replay x seconds of event time a second (default: as fast as it goes)', positive)
     .option('--kill', 'kill -9 hub and edge several times in mid-run and start them again')
+    .option('--nodes <n>', 'hub nodes; with --kill the leader is killed, then others lead', nodes, 1)
     .option('--json', 'end with one line of JSON')
     .addOption(
       new Option('--qos <n>', 'MQTT quality of service of the publishers')
@@ -38,6 +49,7 @@ Examples:
   $ tributary demo
   $ tributary demo --seconds 15 --json
   $ tributary demo --csv readings/ --kill
+  $ tributary demo --nodes 3 --kill
 
 Exits 1 if a reading was lost, repeated or reordered.`,
     )
@@ -60,6 +72,7 @@ Exits 1 if a reading was lost, repeated or reordered.`,
           csvDirectory: flags.csv ?? null,
           speed: flags.speed ?? null,
           kill: flags.kill === true,
+          nodes: flags.nodes,
           qos: flags.qos === '0' ? 0 : flags.qos === '1' ? 1 : 2,
           out: process.stdout,
           signal: stop.signal,

@@ -3,23 +3,22 @@
  * live subscriber, and at the end the whole log read back and compared with what was acked.
  */
 
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { stringify } from 'yaml'
 import type { ConsumedRecord, TributaryClient } from '../common/client.ts'
 import { connect } from '../common/client.ts'
 import type { Env } from '../common/env.ts'
-import type { Child } from './child.ts'
-import { createChild, freePorts } from './child.ts'
 import { csvDevices } from './csv.ts'
 import { edgeDrained, edgeLagRecords } from './edge-lag.ts'
+import { killInRun, until } from './kills.ts'
 import type { DemoReport, Ledger } from './ledger.ts'
 import { createLedger } from './ledger.ts'
 import type { Payload } from './publisher.ts'
-import { publishDevice, topicOf } from './publisher.ts'
+import { publishDevice } from './publisher.ts'
 import { machineDevices } from './sensors.ts'
+import type { Stage } from './stage.ts'
+import { createStage, TOPIC } from './stage.ts'
 import { createTable } from './table.ts'
 
 export interface DemoOptions {
@@ -31,29 +30,19 @@ export interface DemoOptions {
   /** Seconds of event time a second; null as fast as it goes. */
   speed: number | null
   kill: boolean
+  /** Hub nodes; partitions are replicated to up to three of them. */
+  nodes: number
   qos: 0 | 1 | 2
   /** Where the live table goes. */
   out: NodeJS.WriteStream
   signal: AbortSignal
 }
 
-const TOPIC = 'telemetry'
-const READY_TIMEOUT_MS = 20_000
 /** How long acks, the edge's backlog and the subscriber may take after the last reading. */
 const DRAIN_TIMEOUT_MS = 120_000
+const STOP_TIMEOUT_MS = 10_000
 const VIEW_TTY_MS = 500
 const VIEW_PLAIN_MS = 2_000
-/** Progress at which processes are killed, and how long they stay down. */
-const KILLS = [
-  { at: 0.1, names: ['edge'] },
-  { at: 0.25, names: ['hub'] },
-  { at: 0.4, names: ['hub', 'edge'] },
-  { at: 0.6, names: ['edge'] },
-  { at: 0.8, names: ['hub', 'edge'] },
-] as const
-const DOWN_MS = 500
-/** Without CSV files and --seconds, progress is measured against this. */
-const DEFAULT_KILL_SPAN_MS = 30_000
 
 /** Starts everything, runs to the end and reports. */
 export async function runDemo(options: DemoOptions, env: Env): Promise<DemoReport> {
@@ -65,18 +54,9 @@ export async function runDemo(options: DemoOptions, env: Env): Promise<DemoRepor
   }
 }
 
-interface Stage {
-  hub: Child
-  edge: Child
-  kills: Map<string, number>
-  hubUrl: string
-  mqttUrl: string
-  edgeUrl: string
-}
-
 async function runIn(directory: string, options: DemoOptions, env: Env): Promise<DemoReport> {
-  const stage = await createStage(directory, options.script)
-  const client = connect({ hub: stage.hubUrl, env })
+  const stage = await createStage(directory, options.script, options.nodes)
+  const client = connect({ hub: stage.hubUrls.join(','), env })
   const live = new AbortController()
   const publishing = new AbortController()
   const giveUp = new AbortController()
@@ -85,7 +65,7 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
   options.signal.addEventListener('abort', stopPublishing, { once: true })
   let secondsTimer: NodeJS.Timeout | undefined
   try {
-    await stage.hub.start()
+    await Promise.all(stage.hubs.map(hub => hub.start()))
     await stage.edge.start()
     await client.topics.create({ name: TOPIC })
     const devices =
@@ -97,7 +77,9 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
     const stopView = startView(stage, ledger, options.out)
     const total =
       options.kill && options.csvDirectory !== null ? await countReadings(options.csvDirectory) : null
-    const killing = options.kill ? killInRun(stage, ledger, total, options.seconds, publishing.signal) : null
+    const killing = options.kill
+      ? killInRun({ stage, client, ledger, total, seconds: options.seconds, signal: publishing.signal })
+      : null
     const publishers = Promise.all(
       devices.map(device =>
         publishDevice({
@@ -129,48 +111,9 @@ async function runIn(directory: string, options: DemoOptions, env: Env): Promise
     live.abort()
     giveUp.abort()
     await client.close()
-    await stage.edge.stop(10_000)
-    await stage.hub.stop(10_000)
+    await stage.edge.stop(STOP_TIMEOUT_MS)
+    await Promise.all(stage.hubs.map(hub => hub.stop(STOP_TIMEOUT_MS)))
   }
-}
-
-async function createStage(directory: string, script: string): Promise<Stage> {
-  const [hubPort = 0, mqttPort = 0, edgePort = 0] = await freePorts(3)
-  const hubUrl = `http://127.0.0.1:${hubPort}`
-  const edgeUrl = `http://127.0.0.1:${edgePort}`
-  const configFile = join(directory, 'edge.yaml')
-  const rule = { match: topicOf('#'), topic: TOPIC, eventTime: { path: '$.timeMs', unit: 'ms' } }
-  await writeFile(
-    configFile,
-    stringify({ edge: { rules: [rule], uplink: { backoffMinMs: '200ms', backoffMaxMs: '1s' } } }),
-  )
-  const hub = createChild({
-    name: 'hub',
-    script,
-    args: ['hub', '--data', join(directory, 'hub'), '--http', `127.0.0.1:${hubPort}`, '--log-level', 'warn'],
-    readyUrl: `${hubUrl}/readyz`,
-    readyTimeoutMs: READY_TIMEOUT_MS,
-  })
-  const listen = ['--mqtt', `127.0.0.1:${mqttPort}`, '--http', `127.0.0.1:${edgePort}`]
-  const edge = createChild({
-    name: 'edge',
-    script,
-    args: [
-      'edge',
-      '--config',
-      configFile,
-      '--data',
-      join(directory, 'edge'),
-      '--hub',
-      hubUrl,
-      ...listen,
-      '--log-level',
-      'warn',
-    ],
-    readyUrl: `${edgeUrl}/healthz`,
-    readyTimeoutMs: READY_TIMEOUT_MS,
-  })
-  return { hub, edge, kills: new Map(), hubUrl, edgeUrl, mqttUrl: `mqtt://127.0.0.1:${mqttPort}` }
 }
 
 /** The device and payload of one of our records. */
@@ -207,36 +150,6 @@ async function countReadings(directory: string): Promise<number> {
   return total
 }
 
-/** Kills hub and edge at the places of KILLS and starts them again. */
-async function killInRun(
-  stage: Stage,
-  ledger: Ledger,
-  total: number | null,
-  seconds: number | null,
-  signal: AbortSignal,
-): Promise<void> {
-  const startedMs = performance.now()
-  const spanMs = seconds === null ? DEFAULT_KILL_SPAN_MS : seconds * 1000
-  const progress = (): number =>
-    Math.max(
-      total === null ? 0 : ledger.ackedCount() / total,
-      total === null || seconds !== null ? (performance.now() - startedMs) / spanMs : 0,
-    )
-  for (const kill of KILLS) {
-    await until(() => progress() >= kill.at, signal)
-    if (signal.aborted) return
-    const children = [stage.hub, stage.edge].filter(child => kill.names.some(name => name === child.name))
-    await Promise.all(children.map(child => child.kill()))
-    for (const child of children) stage.kills.set(child.name, (stage.kills.get(child.name) ?? 0) + 1)
-    await sleep(DOWN_MS)
-    await Promise.all(children.map(child => child.start()))
-  }
-}
-
-async function until(condition: () => boolean, signal: AbortSignal): Promise<void> {
-  while (!condition() && !signal.aborted) await sleep(20)
-}
-
 const aborted = (signal: AbortSignal): Promise<void> =>
   new Promise(resolve => {
     if (signal.aborted) resolve()
@@ -266,7 +179,7 @@ function startView(stage: Stage, ledger: Ledger, out: NodeJS.WriteStream): () =>
       lagRecords,
       latencyMs: ledger.latency(),
       lastValues: ledger.lastValues(),
-      processes: [stage.hub, stage.edge].map(child => ({
+      processes: [...stage.hubs, stage.edge].map(child => ({
         name: child.name,
         up: child.pid() !== undefined,
         kills: stage.kills.get(child.name) ?? 0,

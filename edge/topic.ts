@@ -1,4 +1,3 @@
-import { must } from '../common/assert.ts'
 import { utf8 } from '../common/bytes.ts'
 import type { TopicPolicy } from '../common/config-edge.ts'
 import type { Codec } from '../common/env.ts'
@@ -44,11 +43,6 @@ export class Topic {
     const topic = new Topic(name, policy, generations, opened)
     topic.updateSendable()
     return { topic, isNew }
-  }
-
-  /** The generation that is written. */
-  generation(): number {
-    return must(this.#generations.at(-1), 'a topic has a generation').generation
   }
 
   entry(): StateEntry {

@@ -83,12 +83,6 @@ export type RunStart = Pick<RunFrame, 'run' | 'prev' | 'reason'>
 /** Declared loss on a lane, see GapFrame. */
 export type Gap = Omit<GapFrame, 't' | 'log'>
 
-/** Where a lane stands at its leader. */
-export interface OpenLane {
-  tip: LaneTip | null
-  leaderEpoch: number
-}
-
 /** A lane of an edge's log, bound to its partition. */
 export interface LaneKey {
   edgeId: string
@@ -97,21 +91,9 @@ export interface LaneKey {
   lane: number
 }
 
-/**
- * What was read, and where the partition stood then. `lastEpoch` of the next read is the leader epoch of the last batch, where
- * there is one.
- */
-export interface PartitionRead extends ReadResult {
-  bounds: PartitionBounds
-}
-
-/**
- * Logs of the cluster, whichever node leads their partitions. Where a partition has no leader for a while, calls wait for one, in
- * order and not for ever: then they fail with `not_available`, as appends do that were under way when a leader went: done or not done.
- */
 export interface Logs {
-  /** Rejects with `unknown_topic` for a partition that is not there; `waitMs` is how long to wait for its leader at most. */
-  bounds(topicId: string, partition: number, waitMs?: number): Promise<PartitionBounds>
+  /** Throws `unknown_topic` for a partition that is not there. */
+  bounds(topicId: string, partition: number): PartitionBounds
   /**
    * Appends batches of clients (validated here: CRC, counts, sizes, sequences of idempotent producers). Resolves by `acks`.
    * A duplicate resolves with its original's offset once that is committed.
@@ -123,22 +105,9 @@ export interface Logs {
   startRun(lane: LaneKey, start: RunStart): Promise<LaneTip>
   /** Declares a gap; resolves with the tip when committed. */
   declareGap(lane: LaneKey, gap: Gap): Promise<LaneTip>
-  /** How far a lane is, once all of it is committed, whoever sent it; null where nothing of it is held. */
-  openLane(lane: LaneKey): Promise<OpenLane>
-  /** The same as far as this node knows by itself: null too where another one leads. */
   tip(lane: LaneKey): LaneTip | null
-  /**
-   * Batches below the high watermark, possibly none. `lastEpoch`: leader epoch of what the reader has before `offset`, -1 where it has
-   * nothing or does not know. Rejects with `offset_out_of_range` (`details.startOffset`, `.highWatermark`; where what the reader has was cut
-   * off since, `.truncatedTo`: what it has from there on is in the log no more).
-   */
-  read(
-    topicId: string,
-    partition: number,
-    offset: number,
-    maxBytes: number,
-    lastEpoch?: number,
-  ): Promise<PartitionRead>
+  /** Batches below the high watermark, possibly none; rejects with `offset_out_of_range` (`details.startOffset`, `.highWatermark`). */
+  read(topicId: string, partition: number, offset: number, maxBytes: number): Promise<ReadResult>
   /** First offset whose record has event time >= timeMs, else the high watermark. */
   offsetForTime(topicId: string, partition: number, timeMs: number): Promise<number>
   /** Calls `listener` once when the high watermark is past `offset` or the partition goes away; cancel by calling the result. */
@@ -204,23 +173,88 @@ export interface Fleet {
     lanes: number
     partitionBy: 'edge' | 'key'
   }): Promise<{ topic: Topic; partition: number }>
-  /** All edges, with what the nodes know that they are connected to. */
-  list(): Promise<EdgeInfo[]>
-  /** All edges, with what this node alone knows of them: connected are those connected to it. */
-  local(): EdgeInfo[]
+  list(): EdgeInfo[]
   /** Forgets an edge, its bindings and tips; refused while it is connected. Rejects with `not_found`. */
   remove(edgeId: string): Promise<void>
+}
+
+/** A node of the cluster. */
+export interface NodeInfo {
+  nodeId: number
+  /** `fenced`: the controller does not hear from it; `draining`: gives its replicas away. */
+  state: 'active' | 'fenced' | 'draining'
+  isController: boolean
+  /** Votes on metadata; the others follow it. */
+  isVoter: boolean
+  /** HOST:PORT for other nodes, null for a node alone. */
+  peerAddress: string | null
+  /** HOST:PORT for clients and edges. */
+  httpAddress: string
+  rack: string | null
+  software: string
+  registeredMs: number
+  /** Partitions it leads, replicas it holds, and how many of those are not in sync. */
+  leaders: number
+  replicas: number
+  outOfSync: number
+}
+
+/** How the cluster is. */
+export interface ClusterStatus {
+  clusterId: string
+  /** The node that is the active controller, null while there is none. */
+  controllerId: number | null
+  /** Of its election. */
+  term: number
+  nodes: number
+  activeNodes: number
+  partitions: number
+  /** Nothing can be appended or read there. */
+  leaderless: number
+  /** Fewer replicas in sync than there are. */
+  underReplicated: number
+  /** Appends with acks=all are refused. */
+  belowMinInSync: number
+  /** Replicas move. */
+  reassigning: number
+}
+
+/** Where a partition's replicas are; node ids. */
+export interface Placement {
+  partition: number
+  leader: number | null
+  leaderEpoch: number
+  replicas: number[]
+  isr: number[]
+  adding: number[]
+  removing: number[]
+}
+
+export interface Cluster {
+  status(): ClusterStatus
+  nodes(): NodeInfo[]
+  /** By partition number. Throws `unknown_topic`. */
+  placements(topicId: string): Placement[]
+  /** Gives a node's replicas to the others, or stops that. Rejects with `not_found`, `invalid_argument` where nobody could take them. */
+  drain(nodeId: number, draining: boolean): Promise<void>
+  /** Forgets a node. Rejects with `not_found`, `invalid_argument` while it holds replicas or is alive. */
+  remove(nodeId: number): Promise<void>
+  /** Gives preferred replicas their leadership back. */
+  balance(): Promise<{ moved: number }>
+  /** Spreads a topic's replicas anew, so many each (null: as many as now). */
+  reassign(name: string, replication: number | null): Promise<{ partitions: number }>
+  /** Lets a replica lead that may lack committed records: what only others held is lost. */
+  electUnclean(name: string, partition: number): Promise<{ leader: number }>
 }
 
 /** Everything an endpoint gets. */
 export interface Ports {
   clusterId: string
   nodeId: number
-  /** Where edges and clients find the nodes of the cluster that are alive, HOST:PORT; empty where there is but this one. */
-  addresses(): string[]
   topics: Topics
   logs: Logs
   fleet: Fleet
+  cluster: Cluster
   /** Why the node can't serve now, or null when it is ready. */
   notReadyReason(): string | null
 }

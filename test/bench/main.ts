@@ -5,6 +5,8 @@ import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { benchBatch } from './batch.ts'
+import { benchClusterAtRest, benchReplication } from './cluster.ts'
+import { benchFailover } from './failover.ts'
 import { benchFanOut, benchLatency } from './flow.ts'
 import { benchIdle } from './idle.ts'
 import { benchLog } from './log.ts'
@@ -23,6 +25,9 @@ const SECTIONS: Record<string, (context: BenchContext) => Promise<void>> = {
   log: benchLog,
   partition: benchPartition,
   batch: benchBatch,
+  cluster: benchClusterAtRest,
+  replication: benchReplication,
+  failover: benchFailover,
 }
 
 const { values, positionals } = parseArgs({

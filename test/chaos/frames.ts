@@ -60,7 +60,14 @@ export function webSocketSplitter(): Splitter {
   }
 }
 
-function splitWebSocket(buffer: Buffer): FoundFrame | null {
+interface Message {
+  isBinary: boolean
+  sizeBytes: number
+  payload: Buffer
+}
+
+/** The WebSocket message at the head of `buffer`, unmasked; null where more bytes are needed. */
+function readMessage(buffer: Buffer): Message | null {
   if (buffer.length < 2) return null
   const short = (buffer[1] ?? 0) & 0x7f
   const masked = ((buffer[1] ?? 0) & 0x80) !== 0
@@ -71,11 +78,23 @@ function splitWebSocket(buffer: Buffer): FoundFrame | null {
     short === 126 ? buffer.readUInt16BE(2) : short === 127 ? Number(buffer.readBigUInt64BE(2)) : short
   const sizeBytes = head + length
   if (buffer.length < sizeBytes) return null
-  if (((buffer[0] ?? 0) & 0x0f) !== 2) return { kind: 'websocket', sizeBytes }
   const payload = Buffer.from(buffer.subarray(head, sizeBytes))
   if (masked)
     for (let i = 0; i < payload.length; i++)
       payload[i] = (payload[i] ?? 0) ^ (buffer[head - 4 + (i & 3)] ?? 0)
+  return { isBinary: ((buffer[0] ?? 0) & 0x0f) === 2, sizeBytes, payload }
+}
+
+/** The content of the WebSocket message at the head of `buffer`; null where more bytes are needed. */
+export function webSocketPayload(buffer: Buffer): Buffer | null {
+  return readMessage(buffer)?.payload ?? null
+}
+
+function splitWebSocket(buffer: Buffer): FoundFrame | null {
+  const message = readMessage(buffer)
+  if (message === null) return null
+  const { isBinary, sizeBytes, payload } = message
+  if (!isBinary) return { kind: 'websocket', sizeBytes }
   const frame: unknown = decode(payload)
   const kind = typeof frame === 'object' && frame !== null && 't' in frame ? String(frame.t) : 'unknown'
   return { kind, sizeBytes }

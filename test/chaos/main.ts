@@ -1,6 +1,5 @@
-/** `npm run chaos -- [--rounds N] [--seed S]`: real processes under kill -9, cut connections and takeovers. */
+/** `npm run chaos -- [--nodes N [--part rolling|grow|rounds]] [--rounds N] [--seed S]`: real processes under kill -9, cut connections and takeovers; several nodes also stopped, cut off and full. */
 
-import { spawnSync } from 'node:child_process'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -8,26 +7,39 @@ import { parseArgs } from 'node:util'
 import { stringify } from 'yaml'
 import { connect } from '../../common/client.ts'
 import { nodeEnv } from '../../common/env-node.ts'
+import type { Child } from '../../demo/child.ts'
 import { createChild, freePorts } from '../../demo/child.ts'
 import { seededRng } from '../rng.ts'
+import { PARTS, runCluster } from './cluster.ts'
 import { checkDurability } from './durability.ts'
 import { splitMqtt, webSocketSplitter } from './frames.ts'
+import type { CuttingProxy } from './proxy.ts'
 import { startProxy } from './proxy.ts'
 import type { Stage } from './round.ts'
-import { runRound } from './round.ts'
+import { killAtRandom } from './round.ts'
+import { runRounds, stopAll, verifyLogs } from './rounds.ts'
 import { checkFailingSync, checkFullFilesystem } from './sick-disk.ts'
 
 const { values } = parseArgs({
-  options: { rounds: { type: 'string', default: '10' }, seed: { type: 'string' } },
+  options: {
+    nodes: { type: 'string', default: '1' },
+    /** Of a run with several nodes; all of them by default. */
+    part: { type: 'string', multiple: true },
+    rounds: { type: 'string' },
+    seed: { type: 'string' },
+  },
 })
-const rounds = Number(values.rounds)
+const nodes = Number(values.nodes)
+const parts = values.part ?? [...PARTS]
+const rounds = Number(values.rounds ?? (nodes === 1 ? 10 : 30))
 const seed = values.seed === undefined ? Math.floor(Math.random() * 2 ** 32) : Number(values.seed)
 const script = resolve(import.meta.dirname, '../../main.ts')
 
 const MQTT_KINDS = new Set(['puback', 'pubrec', 'pubrel', 'pubcomp', 'connack'])
 const UPLINK_KINDS = new Set(['welcome', 'start', 'opened', 'run', 'append', 'ack'])
 
-async function createStage(directory: string): Promise<Stage> {
+/** One hub and an edge, the edge's way to the hub through a proxy. */
+async function createStage(directory: string): Promise<Stage & { hub: Child; uplinkProxy: CuttingProxy }> {
   const rng = seededRng(seed)
   const [hubPort = 0, uplinkPort = 0, mqttPort = 0, proxyPort = 0, edgePort = 0] = await freePorts(5)
   const config = join(directory, 'edge.yaml')
@@ -84,27 +96,14 @@ async function createStage(directory: string): Promise<Stage> {
     edge,
     mqttProxy,
     uplinkProxy,
+    harm: rng => killAtRandom(hub, edge, rng),
     client: connect({ hub: `http://127.0.0.1:${hubPort}`, env: nodeEnv() }),
     mqttUrl: `mqtt://127.0.0.1:${proxyPort}`,
     edgeUrl: `http://127.0.0.1:${edgePort}`,
   }
 }
 
-/** `tributary log verify` over both directories. */
-function verifyLogs(directory: string): string[] {
-  return ['hub', 'edge'].flatMap(name => {
-    const run = spawnSync(process.execPath, [script, 'log', 'verify', join(directory, name)], {
-      encoding: 'utf8',
-    })
-    return run.status === 0 ? [] : [`log verify ${name} failed: ${run.stdout}${run.stderr}`]
-  })
-}
-
-async function main(): Promise<void> {
-  console.log(
-    `chaos: ${rounds} rounds, seed ${seed} (again: npm run chaos -- --rounds ${rounds} --seed ${seed})`,
-  )
-  const directory = await mkdtemp(join(tmpdir(), 'tributary-chaos-'))
+async function runAlone(directory: string): Promise<string[]> {
   const problems: string[] = []
   for (const check of [checkDurability, checkFailingSync, checkFullFilesystem]) {
     const outcome = await check(directory, script)
@@ -112,22 +111,20 @@ async function main(): Promise<void> {
     problems.push(...outcome.problems)
   }
   const stage = await createStage(directory)
-  const rng = seededRng(seed + 1)
-  for (let round = 1; round <= rounds; round++) {
-    const result = await runRound(round, stage, rng)
-    const { problems: found, kills, ...figures } = result
-    console.log(JSON.stringify({ ...figures, kills: kills.join(' '), problems: found.length }))
-    problems.push(...found.map(problem => `round ${round}: ${problem}`))
-  }
-  console.log(`cuts on MQTT: ${JSON.stringify(stage.mqttProxy.cuts())}`)
+  problems.push(...(await runRounds(stage, rounds, seed)))
   console.log(`cuts on the uplink: ${JSON.stringify(stage.uplinkProxy.cuts())}`)
   await stage.client.close()
-  for (const child of [stage.edge, stage.hub]) {
-    const code = await child.stop(20_000)
-    if (code !== 0) problems.push(`${child.name} ended with ${code} on SIGTERM:\n${child.stderr()}`)
-  }
+  problems.push(...(await stopAll([stage.edge, stage.hub])))
   await Promise.all([stage.mqttProxy.close(), stage.uplinkProxy.close()])
-  problems.push(...verifyLogs(directory))
+  return problems.concat(verifyLogs(script, directory, ['hub', 'edge']))
+}
+
+async function main(): Promise<void> {
+  const again = `npm run chaos -- --nodes ${nodes} --rounds ${rounds} --seed ${seed}`
+  console.log(`chaos: ${nodes} nodes, ${rounds} rounds, seed ${seed} (again: ${again})`)
+  const directory = await mkdtemp(join(tmpdir(), 'tributary-chaos-'))
+  const run = { script, directory, rounds, seed }
+  const problems = await (nodes === 1 ? runAlone(directory) : runCluster(run, nodes, parts))
   for (const problem of problems.slice(0, 50)) console.log(`PROBLEM ${problem}`)
   if (problems.length === 0) await rm(directory, { recursive: true, force: true })
   else console.log(`${problems.length} problems; the directories are kept in ${directory}`)

@@ -11,10 +11,12 @@ import { mqttJsPublisher, packetIdOnePublisher } from './publishers.ts'
 import { judge } from './verify.ts'
 
 export interface Stage {
-  hub: Child
   edge: Child
   mqttProxy: CuttingProxy
-  uplinkProxy: CuttingProxy
+  /** Null where the edge reaches the hub directly. */
+  uplinkProxy: CuttingProxy | null
+  /** Does harm for some seconds, undoes it, and tells what it did. */
+  harm(rng: Rng): Promise<string[]>
   client: TributaryClient
   mqttUrl: string
   edgeUrl: string
@@ -26,7 +28,8 @@ export interface RoundResult {
   acked: number
   stored: number
   messagesPerSecond: number
-  kills: string[]
+  /** What was done to the processes. */
+  harm: string[]
   takeOvers: number
   problems: string[]
 }
@@ -64,14 +67,14 @@ export async function runRound(round: number, stage: Stage, rng: Rng): Promise<R
   const load = new AbortController()
   const giveUp = new AbortController()
   stage.mqttProxy.setChance(MQTT_CUT_CHANCE)
-  stage.uplinkProxy.setChance(UPLINK_CUT_CHANCE)
+  stage.uplinkProxy?.setChance(UPLINK_CUT_CHANCE)
   const startedMs = performance.now()
   const running = Promise.all(publishers.map(p => p.run(PER_SECOND, load.signal, giveUp.signal)))
-  const [kills, takeOvers] = await Promise.all([killAtRandom(stage, rng), takeOverAtRandom(publishers, rng)])
+  const [harm, takeOvers] = await Promise.all([stage.harm(rng), takeOverAtRandom(publishers, rng)])
   await sleep(Math.max(0, LOAD_MS - (performance.now() - startedMs)))
   load.abort()
   stage.mqttProxy.setChance(0)
-  stage.uplinkProxy.setChance(0)
+  stage.uplinkProxy?.setChance(0)
   const published = publishers.reduce((sum, p) => sum + p.result().count, 0)
   const loadSeconds = (performance.now() - startedMs) / 1000
   const settle = setTimeout(() => giveUp.abort(), SETTLE_MS)
@@ -92,18 +95,19 @@ export async function runRound(round: number, stage: Stage, rng: Rng): Promise<R
     acked: published - unacked,
     stored: [...stored.values()].reduce((sum, list) => sum + list.length, 0),
     messagesPerSecond: Math.round(published / loadSeconds),
-    kills,
+    harm,
     takeOvers,
     problems,
   }
 }
 
-async function killAtRandom(stage: Stage, rng: Rng): Promise<string[]> {
+/** Kills edge, hub or both now and then. */
+export async function killAtRandom(hub: Child, edge: Child, rng: Rng): Promise<string[]> {
   const done: string[] = []
   for (let i = 0; i < KILLS_PER_ROUND; i++) {
     await sleep(rng.below(LOAD_MS / KILLS_PER_ROUND))
     const choice = rng.below(3)
-    const children = choice === 0 ? [stage.edge] : choice === 1 ? [stage.hub] : [stage.hub, stage.edge]
+    const children = choice === 0 ? [edge] : choice === 1 ? [hub] : [hub, edge]
     await Promise.all(children.map(child => child.kill()))
     done.push(children.map(child => child.name).join('+'))
     await sleep(rng.below(MAX_DOWN_MS))

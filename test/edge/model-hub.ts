@@ -7,7 +7,6 @@ import type {
   RunFrame,
   UplinkHubFrame,
 } from '../../common/wire.ts'
-import { isSummary } from '../../common/wire.ts'
 
 /** The hub as wire.ts specifies it, without bytes: what the forwarder is tested against. All of its state is plain data. */
 
@@ -33,8 +32,6 @@ export type Entry =
       localFrom: number
       localTo: number
       reason: GapReason
-      /** Of a summary. */
-      count: number | null
     }
   | { kind: 'run'; run: number; reason: RunFrame['reason'] }
 
@@ -173,11 +170,7 @@ function apply(
     if (frame.from > tip.next) return { code: 'out_of_order_sequence' }
     const skip = tip.next - frame.from
     if (frame.to <= tip.next) return null
-    const { run, to, localTo, reason, count = null } = frame
-    assert(
-      isSummary(reason) ? count !== null && to === frame.from + 1 : count === null,
-      'summaries say a count',
-    )
+    const { run, to, localTo, reason } = frame
     lane.entries.push({
       kind: 'gap',
       run,
@@ -186,7 +179,6 @@ function apply(
       localFrom: frame.localFrom + skip,
       localTo,
       reason,
-      count,
     })
     tip.next = to
     return null

@@ -59,8 +59,7 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   }
 
   async function pump(): Promise<void> {
-    // Each is read once before it is waited for: a log that ends earlier than its offset is told then.
-    ready.push(...offsets.keys())
+    for (const partition of offsets.keys()) awaitRecords(partition)
     while (!closed) {
       const partition = ready.shift()
       if (partition === undefined) {
@@ -68,15 +67,19 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
           wake = resolve
         })
       } else {
-        const isMore = await sendPortion(partition)
-        if (isMore) ready.push(partition)
-        else if (!closed) awaitRecords(partition)
+        await sendPortion(partition)
+        if (!closed) awaitRecords(partition)
       }
     }
   }
 
   function awaitRecords(partition: number): void {
     const offset = offsets.get(partition) ?? 0
+    // A log that ends earlier is not waited for: what it gets anew below the offset is not what was read there.
+    if (logs.bounds(topic.topicId, partition).highWatermark < offset) {
+      ready.push(partition)
+      return
+    }
     const cancel = logs.whenPast(topic.topicId, partition, offset, () => {
       cancelWaits.delete(partition)
       ready.push(partition)
@@ -85,8 +88,7 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
     cancelWaits.set(partition, cancel)
   }
 
-  /** Sends what there is, up to a limit; whether there is more. */
-  async function sendPortion(partition: number): Promise<boolean> {
+  async function sendPortion(partition: number): Promise<void> {
     const offset = offsets.get(partition) ?? 0
     const result = await logs
       .read(topic.topicId, partition, offset, PORTION_BYTES)
@@ -95,11 +97,10 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
       })
     if (typeof result === 'string') {
       await write(result)
-      return true
+      return
     }
     await eachRecords(context, result.batches, offset, records => writeRecords(partition, records))
     if (!closed) offsets.set(partition, result.nextOffset)
-    return result.nextOffset < result.bounds.highWatermark
   }
 
   async function writeRecords(partition: number, records: readonly DecodedRecord[]): Promise<boolean> {
@@ -119,8 +120,7 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   /** Moves a partition to where its log is now and returns the event that tells so; other errors are thrown again. */
   function resetTo(partition: number, from: number, error: unknown): string {
     if (!isTributaryError(error, 'offset_out_of_range')) throw error
-    const { startOffset, highWatermark } = error.details
-    if (typeof startOffset !== 'number' || typeof highWatermark !== 'number') throw error
+    const { startOffset, highWatermark } = logs.bounds(topic.topicId, partition)
     const to = from < startOffset ? startOffset : Math.min(from, highWatermark)
     if (to === from) throw error
     offsets.set(partition, to)
@@ -163,8 +163,7 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
     const { partitions } = topics.byId(topic.topicId)
     for (let partition = offsets.size; options.wholeTopic && partition < partitions; partition++) {
       offsets.set(partition, 0)
-      ready.push(partition)
-      wake()
+      awaitRecords(partition)
     }
   }
 

@@ -11,6 +11,7 @@ import type { Metrics } from '../../../common/metrics.ts'
 import { mapReading } from '../../../common/metrics.ts'
 import type { Ports } from '../../ports.ts'
 import { createAccessCheck, refuseOpenListener } from './auth.ts'
+import { registerCluster } from './cluster.ts'
 import type { HttpContext, HttpLimits } from './context.ts'
 import { countLimit, createByteBudget, HTTP_LIMITS } from './context.ts'
 import type { Drain } from './drain.ts'
@@ -75,6 +76,7 @@ export async function startHttp(options: HttpEndpointOptions): Promise<HttpEndpo
   registerProduce(app, context)
   registerRead(app, context)
   registerEdges(app, context)
+  registerCluster(app, context)
   const streams = registerStream(app, context)
 
   const drain = createDrain(app.server)

@@ -21,6 +21,7 @@ import { createJudge } from './judge.ts'
 import { createLogs } from './logs.ts'
 import type { MetadataStats, QuorumMetadata } from './metadata.ts'
 import { createQuorumMetadata } from './metadata.ts'
+import { createCluster } from './overview.ts'
 import type { PartitionTable } from './partitions.ts'
 import {
   createPartitionTable,
@@ -170,7 +171,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   }
 
   function stats(): EngineStats {
-    const edges = fleet.local()
+    const edges = fleet.list()
     const producers = { clients: 0, lanes: 0, evicted: 0 }
     for (const partition of partitions.open()) {
       const counted = partition.producerStats()
@@ -209,7 +210,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
       topics,
       logs,
       fleet,
-      addresses: () => [],
+      cluster: createCluster(metadata),
       notReadyReason: () => failure.error()?.message ?? (closing === null ? null : 'the hub is stopping'),
     },
     stats: current,

@@ -1,0 +1,254 @@
+import type { Command } from 'commander'
+import { InvalidArgumentError } from 'commander'
+import type { TributaryClient } from '../client.ts'
+import type { NodeSummary } from '../client-cluster.ts'
+import { MAX_NODE_ID } from '../config-cluster.ts'
+import type { Clock } from '../env.ts'
+import { isTributaryError } from '../errors.ts'
+import { SECOND_MS } from '../limits.ts'
+import type { Cli } from './cli.ts'
+import type { ClientFlags } from './options.ts'
+import { examples, positiveNumber, wholeNumber, withClient, withClientOptions } from './options.ts'
+import { printJson, printTable } from './output.ts'
+import { createProgress } from './progress.ts'
+
+/** Between two looks at how far something is. */
+const POLL_MS = SECOND_MS / 2
+
+interface LongFlags extends ClientFlags {
+  json?: true
+  /** `--no-wait`. */
+  wait: boolean
+}
+
+/** Adds `tributary cluster status|nodes|drain|remove|balance|reassign|elect-unclean`. */
+export function addClusterCommands(program: Command, cli: Cli): void {
+  const cluster = program
+    .command('cluster')
+    .description('Look at a cluster, and add, drain and remove its nodes')
+    .addHelpText(
+      'after',
+      `${examples('tributary cluster status', 'tributary cluster drain 1', 'tributary cluster reassign telemetry --replication 3')}
+
+A node is added by starting it: tributary hub --node 4 --peers 1@HOST:PORT,4@HOST:PORT`,
+    )
+  addStatus(cluster, cli)
+  addNodes(cluster, cli)
+  addDrain(cluster, cli)
+  addRemove(cluster, cli)
+  addBalance(cluster, cli)
+  addReassign(cluster, cli)
+  addElect(cluster, cli)
+}
+
+function addStatus(cluster: Command, cli: Cli): void {
+  const status = cluster.command('status').description('Show whether the cluster is well')
+  withClientOptions(status)
+    .option('--json', 'print JSON')
+    .addHelpText('after', examples('tributary cluster status', 'tributary cluster status --json'))
+    .action((flags: ClientFlags & { json?: true }) =>
+      withClient(cli, flags, async client => {
+        const now = await client.cluster.status()
+        if (flags.json) return printJson(cli.stdout, now)
+        const rows: [string, string | number][] = [
+          ['cluster', now.clusterId],
+          ['controller', now.controllerId === null ? 'none' : `node ${now.controllerId} (term ${now.term})`],
+          ['nodes active', `${now.activeNodes} of ${now.nodes}`],
+          ['partitions', now.partitions],
+          ['  without a leader', now.leaderless],
+          ['  below min in-sync', now.belowMinInSync],
+          ['  under-replicated', now.underReplicated],
+          ['  being reassigned', now.reassigning],
+        ]
+        for (const [name, value] of rows) cli.stdout.write(`${name.padEnd(20)} ${value}\n`)
+      }),
+    )
+}
+
+function stateOf(node: NodeSummary): string {
+  const roles = [node.isController ? 'controller' : node.isVoter ? 'voter' : '']
+  return [node.state, ...roles].filter(word => word !== '').join(', ')
+}
+
+function addNodes(cluster: Command, cli: Cli): void {
+  const nodes = cluster.command('nodes').description('List the nodes and what they hold')
+  withClientOptions(nodes)
+    .option('--json', 'print JSON')
+    .addHelpText('after', examples('tributary cluster nodes', 'tributary cluster nodes --json'))
+    .action((flags: ClientFlags & { json?: true }) =>
+      withClient(cli, flags, async client => {
+        const all = await client.cluster.nodes()
+        if (flags.json) return printJson(cli.stdout, all)
+        const headings = [
+          'node',
+          'state',
+          'http',
+          'peers',
+          'rack',
+          'leaders',
+          'replicas',
+          'out of sync',
+          'software',
+        ]
+        const rows = all.map(node => [
+          node.nodeId,
+          stateOf(node),
+          node.httpAddress,
+          node.peerAddress ?? '',
+          node.rack ?? '',
+          node.leaders,
+          node.replicas,
+          node.outOfSync,
+          node.software,
+        ])
+        await printTable(cli.stdout, headings, rows)
+      }),
+    )
+}
+
+function addDrain(cluster: Command, cli: Cli): void {
+  const drain = cluster
+    .command('drain')
+    .argument('<node>', 'node id', nodeId)
+    .description('Give all replicas of a node to the others; it goes on serving until it is removed')
+  withLongOptions(drain)
+    .option('--stop', 'let the node have replicas again')
+    .addHelpText('after', examples('tributary cluster drain 1', 'tributary cluster drain 1 --stop'))
+    .action((id: number, flags: LongFlags & { stop?: true }) =>
+      withClient(cli, flags, async client => {
+        await client.cluster.drain(id, !flags.stop)
+        if (flags.stop)
+          return say(cli, flags, { node: id, draining: false }, `node ${id} takes replicas again`)
+        const left = async (): Promise<number> =>
+          (await client.cluster.nodes()).find(node => node.nodeId === id)?.replicas ?? 0
+        if (flags.wait) await waitUntilNone(cli, `draining node ${id}`, left)
+        say(
+          cli,
+          flags,
+          { node: id, replicasLeft: await left() },
+          doneOr(flags, `node ${id} holds no replicas`),
+        )
+      }),
+    )
+}
+
+function addRemove(cluster: Command, cli: Cli): void {
+  const remove = cluster
+    .command('remove')
+    .argument('<node>', 'node id', nodeId)
+    .description('Forget a node that is drained and stopped, or lost for good with its replicas elsewhere')
+  withClientOptions(remove)
+    .addHelpText('after', examples('tributary cluster remove 1'))
+    .action((id: number, flags: ClientFlags) =>
+      withClient(cli, flags, async client => {
+        await client.cluster.remove(id)
+        cli.stdout.write(`removed node ${id}\n`)
+      }),
+    )
+}
+
+function addBalance(cluster: Command, cli: Cli): void {
+  const balance = cluster.command('balance').description('Give partitions back to their preferred leaders')
+  withClientOptions(balance)
+    .option('--json', 'print JSON')
+    .addHelpText('after', examples('tributary cluster balance'))
+    .action((flags: ClientFlags & { json?: true }) =>
+      withClient(cli, flags, async client => {
+        const answer = await client.cluster.balance()
+        say(cli, flags, answer, `moved ${answer.moved} leaderships`)
+      }),
+    )
+}
+
+function addReassign(cluster: Command, cli: Cli): void {
+  const reassign = cluster
+    .command('reassign')
+    .argument('<topic>')
+    .description("Spread a topic's replicas over the nodes anew")
+  withLongOptions(reassign)
+    .option('--replication <n>', 'replicas of each partition (default: as many as now)', positiveNumber)
+    .addHelpText('after', examples('tributary cluster reassign telemetry --replication 3'))
+    .action((topic: string, flags: LongFlags & { replication?: number }) =>
+      withClient(cli, flags, async client => {
+        const answer = await client.cluster.reassign(topic, flags.replication)
+        if (flags.wait) await waitUntilNone(cli, `reassigning ${topic}`, () => moving(client, topic))
+        const text = doneOr(flags, `${answer.partitions} partitions of ${topic} are at their new places`)
+        say(cli, flags, { topic, ...answer, moving: await moving(client, topic) }, text)
+      }),
+    )
+}
+
+async function moving(client: TributaryClient, topic: string): Promise<number> {
+  const placements = await client.cluster.placement(topic)
+  return placements.filter(({ adding, removing }) => adding.length + removing.length > 0).length
+}
+
+function addElect(cluster: Command, cli: Cli): void {
+  const elect = cluster
+    .command('elect-unclean')
+    .argument('<topic>')
+    .argument('<partition>', 'partition number', wholeNumber)
+    .description('Let a partition go on that lost its last in-sync replica: what only others held is lost')
+  withClientOptions(elect)
+    .option('--json', 'print JSON')
+    .addHelpText('after', examples('tributary cluster elect-unclean telemetry 7'))
+    .action((topic: string, partition: number, flags: ClientFlags & { json?: true }) =>
+      withClient(cli, flags, async client => {
+        const answer = await client.cluster.electUnclean(topic, partition)
+        say(cli, flags, answer, `node ${answer.leader} leads ${topic}/${partition}`)
+      }),
+    )
+}
+
+function withLongOptions(command: Command): Command {
+  return withClientOptions(command)
+    .option('--json', 'print JSON at the end')
+    .option('--no-wait', 'return at once; cluster nodes and cluster status show how far it is')
+}
+
+function doneOr(flags: LongFlags, text: string): string {
+  return flags.wait ? text : 'begun'
+}
+
+function say(cli: Cli, flags: { json?: true }, value: unknown, text: string): void {
+  if (flags.json) printJson(cli.stdout, value)
+  else cli.stdout.write(`${text}\n`)
+}
+
+/** Shows a bar on standard error until `left` gives 0. A node that can't answer just now is asked again. */
+async function waitUntilNone(cli: Cli, what: string, left: () => Promise<number>): Promise<void> {
+  const { clock } = await cli.env()
+  const progress = createProgress(cli.stderr, clock, what)
+  let total = 0
+  for (;;) {
+    const now = await leftNow(left)
+    if (now !== null) {
+      total = Math.max(total, now)
+      progress.show(total - now, total)
+      if (now === 0) break
+    }
+    await pause(clock)
+  }
+  progress.end()
+}
+
+async function leftNow(left: () => Promise<number>): Promise<number | null> {
+  try {
+    return await left()
+  } catch (error) {
+    if (isTributaryError(error) && error.retriable) return null
+    throw error
+  }
+}
+
+function pause(clock: Clock): Promise<void> {
+  return new Promise(resolve => {
+    clock.setTimer(resolve, POLL_MS, true)
+  })
+}
+
+function nodeId(text: string): number {
+  const id = wholeNumber(text)
+  if (id < 1 || id > MAX_NODE_ID) throw new InvalidArgumentError('Expected a node id, a whole number from 1.')
+  return id
+}

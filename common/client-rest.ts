@@ -1,0 +1,125 @@
+import { request as httpRequest } from 'node:http'
+import { request as httpsRequest } from 'node:https'
+import { z } from 'zod'
+import { isErrorCode, messageOf, TributaryError } from './errors.ts'
+import { MIB, SECOND_MS } from './limits.ts'
+import { dialProblem } from './tls.ts'
+
+/** Requests to a hub's REST interface. */
+
+/** A REST answer takes no longer. */
+const REST_TIMEOUT_MS = 30 * SECOND_MS
+/** The largest REST answer read. */
+const MAX_REST_BYTES = 64 * MIB
+
+export interface RestOptions {
+  /** `http:` or `https:`, without path. */
+  httpUrl: string
+  token?: string
+  caPem?: string
+}
+
+/** One request; its answer as `schema` has it. Rejects with the hub's own error, `not_available`, `timeout`, `protocol_error`. */
+export async function call<T>(
+  rest: RestOptions,
+  method: string,
+  path: string,
+  schema: z.ZodType<T>,
+  body?: unknown,
+): Promise<T> {
+  const { status, text } = await exchange(
+    rest,
+    method,
+    path,
+    body === undefined ? null : JSON.stringify(body),
+  )
+  const where = `${method} ${rest.httpUrl}${path}`
+  const json = parseJson(text, `${where} (HTTP ${status})`)
+  if (status >= 400) throw restError(json, `${where} answered HTTP ${status}`)
+  const parsed = schema.safeParse(json)
+  if (parsed.success) return parsed.data
+  throw new TributaryError(
+    'protocol_error',
+    `${where} answered something else than expected: ${z.prettifyError(parsed.error)}`,
+  )
+}
+
+function parseJson(text: string, where: string): unknown {
+  if (text === '') return null
+  try {
+    const json: unknown = JSON.parse(text)
+    return json
+  } catch (cause) {
+    throw new TributaryError('protocol_error', `${where} did not answer JSON: is this a Tributary hub?`, {
+      cause,
+    })
+  }
+}
+
+const errorBody = z.object({
+  error: z.object({
+    code: z.string(),
+    message: z.string(),
+    details: z.record(z.string(), z.unknown()).optional(),
+  }),
+})
+
+function restError(json: unknown, fallback: string): TributaryError {
+  const parsed = errorBody.safeParse(json)
+  if (!parsed.success) return new TributaryError('not_available', fallback)
+  const { code, message, details = {} } = parsed.data.error
+  return new TributaryError(isErrorCode(code) ? code : 'not_available', message, { details })
+}
+
+/** One HTTP exchange. By node:http rather than fetch, which cannot be given a certificate authority. */
+function exchange(
+  rest: RestOptions,
+  method: string,
+  path: string,
+  body: string | null,
+): Promise<{ status: number; text: string }> {
+  return new Promise((resolve, reject) => {
+    const fail = (
+      code: 'not_available' | 'timeout' | 'frame_too_large',
+      why: string,
+      cause?: unknown,
+    ): void => reject(new TributaryError(code, `${method} ${rest.httpUrl}${path}: ${why}`, { cause }))
+    const send = rest.httpUrl.startsWith('https:') ? httpsRequest : httpRequest
+    const request = send(
+      `${rest.httpUrl}${path}`,
+      {
+        method,
+        timeout: REST_TIMEOUT_MS,
+        ...(rest.caPem === undefined ? {} : { ca: rest.caPem }),
+        headers: {
+          accept: 'application/json',
+          ...(rest.token === undefined ? {} : { authorization: `Bearer ${rest.token}` }),
+          ...(body === null
+            ? {}
+            : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }),
+        },
+      },
+      response => {
+        const parts: Buffer[] = []
+        let sizeBytes = 0
+        response.on('data', (part: Buffer) => {
+          sizeBytes += part.length
+          parts.push(part)
+          if (sizeBytes <= MAX_REST_BYTES) return
+          fail('frame_too_large', `the answer is over ${MAX_REST_BYTES} bytes`)
+          request.destroy()
+        })
+        response.on('error', error => fail('not_available', messageOf(error), error))
+        response.on('end', () =>
+          resolve({ status: response.statusCode ?? 0, text: Buffer.concat(parts).toString('utf8') }),
+        )
+      },
+    )
+    request.on('timeout', () => {
+      fail('timeout', `no answer in ${REST_TIMEOUT_MS} ms`)
+      request.destroy()
+    })
+    request.on('error', error => fail('not_available', dialProblem(error), error))
+    request.end(body ?? undefined)
+  })
+}

@@ -1,0 +1,102 @@
+import type { Image } from '../../controller/image.ts'
+import type { PartitionState } from '../../controller/types.ts'
+import { requiredInSync } from '../../controller/types.ts'
+import type { Cluster, NodeInfo, Placement } from '../../ports.ts'
+import { nodeIdOf } from '../../raft/types.ts'
+import type { QuorumMetadata } from './metadata.ts'
+import { knownTopic } from './topics.ts'
+
+/** The cluster as operators see it and change it: views of the metadata, and requests to the controller. */
+export function createCluster(metadata: QuorumMetadata): Cluster {
+  return {
+    status: () => {
+      const image = metadata.image()
+      const nodes = image.nodes()
+      const counts = { partitions: 0, leaderless: 0, underReplicated: 0, belowMinInSync: 0, reassigning: 0 }
+      for (const state of image.partitionStates()) {
+        counts.partitions++
+        if (state.leader === null) counts.leaderless++
+        if (state.isr.length < state.replicas.length) counts.underReplicated++
+        if (state.isr.length < requiredOf(image, state)) counts.belowMinInSync++
+        if (state.adding.length + state.removing.length > 0) counts.reassigning++
+      }
+      return {
+        clusterId: image.clusterId() ?? '',
+        controllerId: metadata.controllerId(),
+        term: metadata.status().term,
+        nodes: nodes.length,
+        activeNodes: nodes.filter(node => !node.fenced).length,
+        ...counts,
+      }
+    },
+    nodes: () => nodeInfos(metadata),
+    placements: topicId => {
+      const { partitions } = knownTopic(metadata, topicId)
+      const image = metadata.image()
+      return Array.from({ length: partitions }, (_, partition) => {
+        return placementOf(partition, image.partition(topicId, partition))
+      })
+    },
+    drain: async (nodeId, draining) => {
+      await metadata.submit('drain-node', { nodeId, draining })
+    },
+    remove: async nodeId => {
+      await metadata.submit('remove-node', { nodeId })
+    },
+    balance: () => metadata.submit('balance', {}),
+    reassign: (name, replication) => metadata.submit('reassign-topic', { name, replication }),
+    electUnclean: (name, partition) => metadata.submit('elect-unclean', { name, partition }),
+  }
+}
+
+function requiredOf(image: Image, { topicId, replicas }: PartitionState): number {
+  const configured = image.topicById(topicId)?.config.minInsyncReplicas ?? null
+  return requiredInSync(configured, replicas.length)
+}
+
+function nodeInfos(metadata: QuorumMetadata): NodeInfo[] {
+  const image = metadata.image()
+  const held = new Map<number, { leaders: number; replicas: number; outOfSync: number }>()
+  const countsOf = (nodeId: number) => {
+    const known = held.get(nodeId)
+    if (known !== undefined) return known
+    const made = { leaders: 0, replicas: 0, outOfSync: 0 }
+    held.set(nodeId, made)
+    return made
+  }
+  for (const { replicas, isr, leader } of image.partitionStates()) {
+    if (leader !== null) countsOf(leader).leaders++
+    for (const nodeId of replicas) {
+      countsOf(nodeId).replicas++
+      if (!isr.includes(nodeId)) countsOf(nodeId).outOfSync++
+    }
+  }
+  const voterIds = metadata.status().config.voters.map(nodeIdOf)
+  return image.nodes().map(node => {
+    const { nodeId, peerAddress, httpAddress, rack, software, registeredMs } = node
+    return {
+      nodeId,
+      state: node.fenced ? 'fenced' : node.draining ? 'draining' : 'active',
+      isController: metadata.controllerId() === nodeId,
+      isVoter: voterIds.includes(nodeId),
+      ...{ peerAddress, httpAddress, rack, software, registeredMs },
+      ...countsOf(nodeId),
+    }
+  })
+}
+
+function placementOf(partition: number, state: PartitionState | undefined): Placement {
+  if (state === undefined) {
+    return { partition, leader: null, leaderEpoch: 0, replicas: [], isr: [], adding: [], removing: [] }
+  }
+  const { leader, leaderEpoch, replicas, isr, adding, removing } = state
+  return {
+    partition,
+    leader,
+    leaderEpoch,
+    replicas: [...replicas],
+    isr: [...isr],
+    adding: [...adding],
+    removing: [...removing],
+  }
+}
