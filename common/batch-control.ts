@@ -1,4 +1,5 @@
 import { readHeader } from './batch.ts'
+import type { RecordHeader } from './batch-builder.ts'
 import { buildBatch } from './batch-builder.ts'
 import { decodePlain } from './batch-records.ts'
 import { readI16, writeU16 } from './bytes.ts'
@@ -13,6 +14,8 @@ import { TributaryError } from './errors.ts'
 export const CONTROL_GAP = 1001
 /** A run begins here, and what came before it. */
 export const CONTROL_RUN = 1002
+/** In an edge's local log only: what a policy dropped before it had sequences. Goes to the hub as a gap, see wire.ts. */
+export const CONTROL_SUMMARY = 1003
 
 const CONTROL_KEY_VERSION = 0
 
@@ -22,15 +25,24 @@ export interface ControlRecord {
   value: Uint8Array
 }
 
-/** A control batch at offset 0, without sequence; sequences of its producer do not count it. */
+/** A control batch at offset 0. Without `baseSequence` the sequences of its producer do not count it. */
 export function buildControlBatch(
-  control: ControlRecord & { producerId: number; timestampMs: number },
+  control: ControlRecord & {
+    producerId: number
+    timestampMs: number
+    baseSequence?: number
+    headers?: readonly RecordHeader[]
+  },
 ): Uint8Array {
   const key = new Uint8Array(4)
   writeU16(key, 0, CONTROL_KEY_VERSION)
   writeU16(key, 2, control.type)
-  const { value, timestampMs, producerId } = control
-  return buildBatch([{ key, value, headers: [], timestampMs }], { producerId, isControl: true })
+  const { value, timestampMs, producerId, baseSequence, headers = [] } = control
+  return buildBatch([{ key, value, headers, timestampMs }], {
+    producerId,
+    isControl: true,
+    ...(baseSequence === undefined ? {} : { baseSequence }),
+  })
 }
 
 /** What the control batch at `at` says. Throws `corrupt_batch` where it is none or has no record of a known shape. */

@@ -7,6 +7,7 @@ import {
   DEAD_MS,
   GIB,
   HEARTBEAT_MS,
+  HOUR_MS,
   KIB,
   MAX_LANES,
   MAX_TOPIC_NAME_LENGTH,
@@ -100,6 +101,10 @@ export interface TopicPolicy {
   keepAckedMs: number
   /** 0 to 9; higher goes to the hub first. */
   priority: number
+  /** Of the readings of a key in a window only the newest becomes a record, when the window ends; null for all. */
+  conflate: { windowMs: number } | null
+  /** Of a key at most one reading in so long becomes a record: the first; null for all. */
+  thin: { everyMs: number } | null
 }
 
 export interface EdgeStorageConfig {
@@ -140,6 +145,8 @@ const TOPIC_POLICY_DEFAULTS: Readonly<TopicPolicy> = {
   onFull: 'drop-oldest',
   keepAckedMs: DAY_MS,
   priority: 5,
+  conflate: null,
+  thin: null,
 }
 
 /** Defaults of every setting. */
@@ -287,12 +294,25 @@ const rule = z
     }
   })
 
+/** A group of settings that `off` switches off as a whole. */
+function sectionOrOff<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
+  const isOff = (raw: unknown) => raw === 'off' || raw === 'none'
+  return z.preprocess(raw => (isOff(raw) ? null : raw), z.strictObject(shape).nullable())
+}
+
+/** Shorter ones would write more summaries than they save records. */
+const MIN_WINDOW_MS = 100
+
 const policy = z.strictObject({
   lanes: value.count({ min: 1, max: MAX_LANES }).exactOptional(),
   partitionBy: z.enum(['edge', 'key']).exactOptional(),
   onFull: z.enum(['reject', 'drop-oldest']).exactOptional(),
   keepAckedMs: value.duration({ min: 0, max: 3_650 * DAY_MS }).exactOptional(),
   priority: value.count({ min: 0, max: 9 }).exactOptional(),
+  conflate: sectionOrOff({
+    windowMs: value.duration({ min: MIN_WINDOW_MS, max: HOUR_MS }),
+  }).exactOptional(),
+  thin: sectionOrOff({ everyMs: value.duration({ min: MIN_WINDOW_MS, max: DAY_MS }) }).exactOptional(),
 })
 
 const topicName = z.string().regex(new RegExp(`^(\\*|[A-Za-z0-9._-]{1,${MAX_TOPIC_NAME_LENGTH}})$`), {
@@ -373,9 +393,14 @@ export const edgeSchema = value
     if (uplink.windowBytes < uplink.maxBatchBytes)
       wrong('uplink.windowBytes', 'at least uplink.maxBatchBytes')
     for (const topic of Object.keys(parsed.topics)) {
-      const { lanes, partitionBy } = topicPolicy(parsed.topics, topic)
+      const { lanes, partitionBy, conflate, thin } = topicPolicy(parsed.topics, topic)
       if (lanes > 1 && partitionBy === 'edge') {
         wrong(`topics.${topic}.lanes`, '1, unless partitionBy is key: an edge as a whole goes to one lane')
+      }
+      if (conflate !== null && thin !== null) {
+        const set = parsed.topics[topic]?.thin === undefined ? 'conflate' : 'thin'
+        const other = set === 'thin' ? 'conflate' : 'thin'
+        wrong(`topics.${topic}.${set}`, `off, or ${other}: off beside it: a topic has one of the two`)
       }
     }
   })

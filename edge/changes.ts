@@ -1,5 +1,5 @@
 import { must } from '../common/assert.ts'
-import { batchSizeAt } from '../common/batch.ts'
+import { batchSizeAt, readHeader } from '../common/batch.ts'
 import type { RecordHeader } from '../common/batch-builder.ts'
 import { encodeHeaders } from '../common/batch-builder.ts'
 import type { DecodedRecord } from '../common/batch-records.ts'
@@ -132,13 +132,21 @@ async function readRecords(
   const records: DecodedRecord[] = []
   let end = Math.min(to, read.base + read.nextOffset)
   for (let at = 0; at < read.batches.length; at += batchSizeAt(read.batches, at)) {
+    const { isControl } = readHeader(read.batches, at)
     for (const record of await decodeRecords(read.batches, at, store.env.codec, MAX_LOCAL_BATCH_BYTES)) {
       const offset = read.base + record.offset
-      if (offset >= from && offset < to) records.push({ ...record, offset })
+      if (offset < from || offset >= to) continue
+      records.push({ ...(isControl ? asRecord(record) : record), offset })
     }
   }
   if (end <= from) end = from + 1
   return { records, end }
+}
+
+/** A summary as people read it: what its lane dropped by policy is told where its records go. */
+function asRecord(control: DecodedRecord): DecodedRecord {
+  const headers = [...control.headers, { key: 'content-type', value: utf8('application/json') }]
+  return { ...control, key: null, headers: [...headers, { key: 'dead.summary', value: null }] }
 }
 
 /** The record with where it comes from and why, and its own headers. Without its value where it would not fit. */

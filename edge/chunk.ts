@@ -13,6 +13,8 @@ import { joinBatches } from '../common/batch-join.ts'
 import { decodePlain } from '../common/batch-records.ts'
 import { ByteReader } from '../common/bytes.ts'
 import type { Codec } from '../common/env.ts'
+import type { Summary } from './summary.ts'
+import { readSummary } from './summary.ts'
 
 /** Makes the batch of one append frame from what a local log holds: cut, given its run, joined, compressed. */
 
@@ -42,8 +44,12 @@ export interface Chunk {
   to: number
 }
 
-/** `hole`: nothing is there before `to`. `oversize`: the record at `from` is larger than the hub takes. */
-export type ChunkResult = Chunk | { kind: 'hole'; to: number } | { kind: 'oversize' }
+/** `hole`: nothing is there before `to`. `oversize`: the record at `from` is larger than the hub takes. `summary`: that stands at `from`. */
+export type ChunkResult =
+  | Chunk
+  | { kind: 'hole'; to: number }
+  | { kind: 'oversize' }
+  | { kind: 'summary'; summary: Summary }
 
 interface Piece {
   at: number
@@ -62,6 +68,9 @@ export function cutChunk(request: ChunkRequest): ChunkResult {
     const first = base + header.baseOffset
     const end = base + header.lastOffset + 1
     if (end <= from) continue
+    if (header.isControl && first === from && from < limit) return summaryOf(batches, piece)
+    // What comes before a summary goes first.
+    if (header.isControl) limit = Math.min(limit, first)
     limit = Math.min(limit, firstTooLong(request, piece))
     if (limit <= from) return { kind: 'oversize' }
     if (first > to || first >= limit) {
@@ -77,6 +86,11 @@ export function cutChunk(request: ChunkRequest): ChunkResult {
     to = end
   }
   return pieces.length === 0 ? { kind: 'hole', to: limit } : sliceOf(request, pieces, to)
+}
+
+function summaryOf(batches: Uint8Array, { at }: Piece): ChunkResult {
+  validateBatch(batches, at, { maxBatchBytes: MAX_SEQUENCE })
+  return { kind: 'summary', summary: readSummary(batches, at) }
 }
 
 function sliceOf(request: ChunkRequest, pieces: readonly Piece[], to: number): Chunk {

@@ -14,14 +14,20 @@ export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Pr
   const lag = status.lagRecords === 0 ? 'no lag' : `${counted(status.lagRecords, 'record')} behind`
   const since = status.oldestMs === null ? '' : `, the oldest of ${showTime(status.oldestMs)}`
   const { lastError } = status.uplink
+  const byPolicy = status.conflatedReadings + status.thinnedReadings
+  const policies =
+    byPolicy === 0
+      ? ''
+      : `by policy ${counted(status.conflatedReadings, 'reading')} conflated, ${status.thinnedReadings} thinned\n`
   const why = status.connected || lastError === null ? '' : `  ${lastError}\n`
   cli.stdout.write(
     `${status.id}  ${status.version}  up ${showDuration(status.uptimeMs)}\n` +
       `hub ${status.hub} ${status.connected ? 'connected' : 'NOT connected'}, ${lag}${since}\n` +
       `${why}disk ${showSize(status.disk.usedBytes)} of ${showSize(status.disk.budgetBytes)}, ` +
-      `${counted(status.droppedRecords, 'record')} dropped, ${status.deadRecords} dead\n\n`,
+      `${counted(status.droppedRecords, 'record')} dropped, ${status.deadRecords} dead\n${policies}\n`,
   )
   const headings = ['topic', 'lane', 'start', 'end', 'sent', 'committed', 'lag', 'dropped', 'gaps']
+  if (byPolicy > 0) headings.push('held', 'conflated', 'thinned')
   const rows = status.lanes.map(lane => [
     lane.topic,
     lane.lane,
@@ -32,6 +38,7 @@ export async function printEdgeStatus(cli: Cli, http: string, json: boolean): Pr
     lane.lagRecords,
     lane.droppedRecords,
     lane.gaps.length,
+    ...(byPolicy > 0 ? [lane.heldReadings, lane.conflatedReadings, lane.thinnedReadings] : []),
   ])
   await printTable(cli.stdout, headings, rows)
   for (const alarm of status.alarms) cli.stdout.write(`alarm ${alarm.kind}: ${alarm.message}\n`)
@@ -73,6 +80,9 @@ async function parseStatus(answer: unknown, http: string) {
     lagRecords: z.number(),
     droppedRecords: z.number(),
     gaps: z.array(z.unknown()),
+    heldReadings: z.number(),
+    conflatedReadings: z.number(),
+    thinnedReadings: z.number(),
   })
   const status = z.object({
     id: z.string(),
@@ -85,6 +95,8 @@ async function parseStatus(answer: unknown, http: string) {
     oldestMs: z.number().nullable(),
     droppedRecords: z.number(),
     deadRecords: z.number(),
+    conflatedReadings: z.number(),
+    thinnedReadings: z.number(),
     disk: z.object({ usedBytes: z.number(), budgetBytes: z.number() }),
     lanes: z.array(lane),
     alarms: z.array(z.object({ kind: z.string(), message: z.string() })),

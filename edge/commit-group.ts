@@ -1,3 +1,4 @@
+import { must } from '../common/assert.ts'
 import { isTributaryError, messageOf, TributaryError } from '../common/errors.ts'
 import type { DataDir, StateEntry, StateLog } from '../common/log/types.ts'
 import type { Lane } from './lane.ts'
@@ -11,6 +12,13 @@ import type { AppendDone } from './ports.ts'
 /** A lane's state that a group stores besides records. */
 export type LaneState = 'lane' | 'gaps'
 
+/** What has a state of its own that goes with a group: asked for it when the group is handed on, told when it ended. */
+export interface GroupPart {
+  /** For the state log of windows. */
+  seal(): StateEntry[]
+  settle(isDurable: boolean): void
+}
+
 interface Group {
   dones: AppendDone[]
   /** By index in `dones`, for those that fail whatever becomes of the group. */
@@ -18,6 +26,7 @@ interface Group {
   lanes: Set<Lane>
   session: Map<string, Uint8Array | null>
   laneStates: Map<Lane, Set<LaneState>>
+  parts: Set<GroupPart>
   bytes: number
 }
 
@@ -28,6 +37,7 @@ function newGroup(): Group {
     lanes: new Set(),
     session: new Map(),
     laneStates: new Map(),
+    parts: new Set(),
     bytes: 0,
   }
 }
@@ -36,6 +46,8 @@ export interface GroupsOptions {
   directory: DataDir
   session: StateLog
   state: StateLog
+  /** Null where no topic has a policy that needs windows. */
+  windows: StateLog | null
   /** A group is handed on when it has so many bytes. */
   groupBytes: number
   /** So many bytes are handed on in one synchronous turn: a turn is one commit, which the journal bounds. */
@@ -107,6 +119,18 @@ export class CommitGroups {
     this.#collect()
   }
 
+  /** The part belongs to the group that gathers now. */
+  addPart(part: GroupPart, bytes = 0): void {
+    this.#group.parts.add(part)
+    this.#group.bytes += bytes
+    this.#collect()
+  }
+
+  /** What the lane was given belongs to the group that gathers now; for callers that seal it in this turn. */
+  addLane(lane: Lane): void {
+    this.#group.lanes.add(lane)
+  }
+
   sessionEntry(key: string): Uint8Array | undefined {
     const pending = this.#overlay.get(key)
     if (pending !== undefined) return pending ?? undefined
@@ -143,7 +167,7 @@ export class CommitGroups {
   /** Hands the group to the logs, in this turn. */
   seal(): void {
     const group = this.#group
-    if (group.dones.length === 0 && group.laneStates.size === 0) return
+    if (group.dones.length === 0 && group.laneStates.size === 0 && group.parts.size === 0) return
     this.#group = newGroup()
     this.uncommittedBytes += group.bytes
     if (this.#turnBytes === 0) void Promise.resolve().then(() => this.#endTurn())
@@ -162,6 +186,11 @@ export class CommitGroups {
       if (states.has('gaps')) state.push(lane.gapsEntry())
     }
     if (state.length > 0) parts.push(this.#options.state.put(state))
+    const windows: StateEntry[] = []
+    for (const part of group.parts) windows.push(...part.seal())
+    if (windows.length > 0) {
+      parts.push(must(this.#options.windows, 'windows have a state log').put(windows))
+    }
     const durable = Promise.all(parts).then(
       () => null,
       (error: unknown) => asFailure(error),
@@ -181,6 +210,7 @@ export class CommitGroups {
       // The runs and gaps it was to store are still to be stored.
       for (const [lane, states] of group.laneStates) for (const what of states) this.#retain(lane, what)
     }
+    for (const part of group.parts) part.settle(error === null)
     const { dones, failures } = group
     const told = error === null ? null : toldOf(error)
     for (let index = 0; index < dones.length; index++) {

@@ -1,9 +1,9 @@
 import { must } from '../common/assert.ts'
 import type { LaneTip, RunFrame } from '../common/wire.ts'
 import type { ForwarderState, LaneState } from './forward-state.ts'
-import { dropQueue, MAX_INFLIGHT_FRAMES } from './forward-state.ts'
-import type { LedgerChange, Output } from './forward-types.ts'
-import { gapAt, gapFrame, nextGapFrom, skipGaps } from './gaps.ts'
+import { dropQueue, MAX_INFLIGHT_FRAMES, resetLane, retryLane } from './forward-state.ts'
+import type { Input, LedgerChange, Output, StepContext } from './forward-types.ts'
+import { gapAt, gapFrame, nextGapFrom, skipGaps, summaryGap } from './gaps.ts'
 import type { BreakReason, Run } from './runs.ts'
 import { findRun, runAt, runFrom } from './runs.ts'
 
@@ -223,4 +223,53 @@ export function buryMore(lane: LaneState, out: Output[]): boolean {
   const { committed } = ledger
   changeLane(lane, { kind: 'recut', from: committed, reason: 'moved', topicId: null }, 'reopen', out)
   return false
+}
+
+/** What became of a read. */
+export function onTicket(
+  state: ForwarderState,
+  input: Extract<Input, { ticket: number }>,
+  context: StepContext,
+  out: Output[],
+): void {
+  const found = state.tickets.get(input.ticket)
+  if (found === undefined) return
+  const { lane, item } = found
+  if (input.t === 'prepared') {
+    item.bytes = input.bytes
+    return
+  }
+  if (input.t === 'read') {
+    item.to = input.to
+    lane.next = input.to
+    lane.reading = null
+    if (hasWork(lane)) state.active.add(lane)
+    return
+  }
+  if (input.t === 'summary') {
+    // It goes out as a gap, in its place.
+    const run = must(runAt(lane.ledger.runs, item.from), 'a read lies in a run')
+    const to = item.from + 1
+    const gap = summaryGap({ offset: item.from, summary: input.summary })
+    const frame = gapFrame(lane.log, run, gap, item.from, to)
+    lane.queue[lane.queue.indexOf(item)] = { kind: 'gap', frame, to }
+    lane.next = to
+    lane.reading = null
+    state.tickets.delete(input.ticket)
+    state.active.add(lane)
+    return
+  }
+  replan(state, lane, out)
+  if (input.t === 'oversize') {
+    const { offset } = input
+    const message = `a record of ${lane.key} at offset ${offset} is larger than the hub takes`
+    out.push({ t: 'alarm', alarm: { kind: 'dead-letter', message, lane: lane.key } })
+    changeLane(lane, { kind: 'bury', from: offset, to: offset + 1, why: 'record_too_large' }, 'plan', out)
+  } else if (input.damage !== null) {
+    changeLane(lane, { kind: 'lose', ...input.damage, reason: 'damage' }, 'plan', out)
+  } else if (lane.ledger.startOffset > item.from) state.active.add(lane)
+  else {
+    resetLane(state, lane, out)
+    retryLane(state, lane, false, context)
+  }
 }

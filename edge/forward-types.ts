@@ -12,6 +12,7 @@ import type {
 } from '../common/wire.ts'
 import type { Ledger, Verdict } from './ledger.ts'
 import type { BreakReason } from './runs.ts'
+import type { Summary } from './summary.ts'
 
 /** What goes into and comes out of the forwarder. */
 
@@ -63,6 +64,8 @@ export type Input =
   | { t: 'prepared'; ticket: number; bytes: number }
   /** It could not be read: [from, to) is damaged for good, or (null) it went below the log's start or the error may pass. */
   | { t: 'unreadable'; ticket: number; damage: { from: number; to: number } | null }
+  /** A summary stands where the ticket begins. */
+  | { t: 'summary'; ticket: number; summary: Summary }
   /** One record of the ticket is too large for any batch this hub takes. */
   | { t: 'oversize'; ticket: number; offset: number }
   | { t: 'blocked' }

@@ -7,8 +7,8 @@ import {
   hasWork,
   itemBytes,
   noteTip,
+  onTicket,
   planLane,
-  replan,
   resumeLane,
 } from './forward-lane.ts'
 import type { ForwarderState, Item, LaneState } from './forward-state.ts'
@@ -117,6 +117,7 @@ function apply(state: ForwarderState, input: Input, context: StepContext, out: O
     case 'read':
     case 'prepared':
     case 'unreadable':
+    case 'summary':
     case 'oversize':
       onTicket(state, input, context, out)
       break
@@ -347,41 +348,6 @@ function onChanged(
     lane.phase = 'ready'
     state.active.add(lane)
   } else if (lane.burying === null || buryMore(lane, out)) state.toOpen.add(lane)
-}
-
-function onTicket(
-  state: ForwarderState,
-  input: Extract<Input, { ticket: number }>,
-  context: StepContext,
-  out: Output[],
-): void {
-  const found = state.tickets.get(input.ticket)
-  if (found === undefined) return
-  const { lane, item } = found
-  if (input.t === 'prepared') {
-    item.bytes = input.bytes
-    return
-  }
-  if (input.t === 'read') {
-    item.to = input.to
-    lane.next = input.to
-    lane.reading = null
-    if (hasWork(lane)) state.active.add(lane)
-    return
-  }
-  replan(state, lane, out)
-  if (input.t === 'oversize') {
-    const { offset } = input
-    const message = `a record of ${lane.key} at offset ${offset} is larger than the hub takes`
-    out.push({ t: 'alarm', alarm: { kind: 'dead-letter', message, lane: lane.key } })
-    changeLane(lane, { kind: 'bury', from: offset, to: offset + 1, why: 'record_too_large' }, 'plan', out)
-  } else if (input.damage !== null) {
-    changeLane(lane, { kind: 'lose', ...input.damage, reason: 'damage' }, 'plan', out)
-  } else if (lane.ledger.startOffset > item.from) state.active.add(lane)
-  else {
-    resetLane(state, lane, out)
-    retryLane(state, lane, false, context)
-  }
 }
 
 // ------------------------------------------------------------------------------------------------- pump

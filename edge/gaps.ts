@@ -1,6 +1,8 @@
 import { assert } from '../common/assert.ts'
 import type { GapFrame, GapReason } from '../common/wire.ts'
+import { isSummary } from '../common/wire.ts'
 import type { Run } from './runs.ts'
+import type { PlacedSummary } from './summary.ts'
 
 /**
  * Ranges of a lane's offsets that will never reach the hub and must be declared there. A list is sorted, without overlaps,
@@ -15,6 +17,17 @@ export interface LocalGap {
   /** Edge time of its first record where known, and when it was dropped last. */
   firstMs: number | null
   lastMs: number | null
+  /** Of a summary that is deleted unsent: what it stood for, see GapFrame. */
+  count?: number
+  keys?: number
+}
+
+/** Gaps of a lane above which summaries among them are folded, so that weeks of dropping are no endless list. */
+export const MAX_LANE_GAPS = 1_000
+
+/** The gap that a summary at `offset` is told as. */
+export function summaryGap({ offset, summary }: PlacedSummary): LocalGap {
+  return { from: offset, to: offset + 1, ...summary }
 }
 
 /** Adds what of `gap` is not covered yet; the earlier declaration of a record stands. */
@@ -29,11 +42,15 @@ export function addGap(gaps: readonly LocalGap[], gap: LocalGap): LocalGap[] {
     at = old.to
   }
   if (at < gap.to) pieces.push({ ...gap, from: at })
-  const sorted = [...gaps, ...pieces].sort((left, right) => left.from - right.from)
+  return joinNeighbours([...gaps, ...pieces].sort((left, right) => left.from - right.from))
+}
+
+function joinNeighbours(sorted: readonly LocalGap[]): LocalGap[] {
   const merged: LocalGap[] = []
   for (const next of sorted) {
     const last = merged.at(-1)
-    if (last !== undefined && last.to === next.from && last.reason === next.reason) {
+    const isOne = last?.to === next.from && last.reason === next.reason && !isSummary(next.reason)
+    if (last !== undefined && isOne) {
       merged[merged.length - 1] = {
         ...last,
         to: next.to,
@@ -43,6 +60,40 @@ export function addGap(gaps: readonly LocalGap[], gap: LocalGap): LocalGap[] {
     } else merged.push(next)
   }
   return merged
+}
+
+/**
+ * Over MAX_LANE_GAPS, the newer half of the summaries, which are furthest from being sent, become one for each reason, in the
+ * last one's place. The places of the others count as records lost, so a little too much is declared.
+ */
+export function foldSummaries(gaps: readonly LocalGap[]): LocalGap[] {
+  if (gaps.length <= MAX_LANE_GAPS) return [...gaps]
+  const kept = new Map<GapReason, LocalGap>()
+  const folded: LocalGap[] = []
+  for (const [index, gap] of [...gaps.entries()].reverse()) {
+    if (!isSummary(gap.reason) || index < gaps.length / 2) {
+      folded.push(gap)
+      continue
+    }
+    const into = kept.get(gap.reason)
+    if (into === undefined) {
+      const copy = { ...gap }
+      kept.set(gap.reason, copy)
+      folded.push(copy)
+      continue
+    }
+    into.count = (into.count ?? 0) + (gap.count ?? 0)
+    into.keys = Math.max(into.keys ?? 0, gap.keys ?? 0)
+    into.firstMs = earlier(into.firstMs, gap.firstMs)
+    const { from, to, firstMs, lastMs } = gap
+    folded.push({ from, to, reason: 'disk-full', firstMs, lastMs })
+  }
+  return joinNeighbours(folded.reverse())
+}
+
+function earlier(left: number | null, right: number | null): number | null {
+  if (left === null || right === null) return left ?? right
+  return Math.min(left, right)
 }
 
 function later(left: number | null, right: number | null): number | null {
@@ -94,6 +145,7 @@ export function gapFrame(log: number, run: Run, gap: LocalGap, from: number, to:
     lastMs: gap.lastMs,
     localFrom: from,
     localTo: to,
+    ...(gap.count === undefined || gap.keys === undefined ? {} : { count: gap.count, keys: gap.keys }),
   }
 }
 

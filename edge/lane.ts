@@ -10,6 +10,8 @@ import type { Ledger } from './ledger.ts'
 import { endRun, laneKey, newLedger, startRun } from './ledger.ts'
 import type { BreakReason, Run } from './runs.ts'
 import { FIRST_RUN_ID, MAX_RUN_RECORDS } from './runs.ts'
+import type { Summary } from './summary.ts'
+import { summaryBatch } from './summary.ts'
 
 /**
  * One lane on disk: its local logs, one a generation, its open batch, and what of it is kept in the state log. A lane's offsets go on
@@ -45,6 +47,8 @@ interface StoredLane {
   topicId: string | null
   parts: { generation: number; base: number }[]
   edgeTimeMs: number
+  /** Absent: false. */
+  isSummarised?: boolean
 }
 
 interface StoredAcked {
@@ -94,6 +98,10 @@ export class Lane {
   #marks: AckedMark[] = []
   droppedRecords = 0
   deadRecords = 0
+  /** Handed to the log in this turn. */
+  readonly #handedOn: Promise<unknown>[] = []
+  /** It has, or had, summaries. */
+  isSummarised = false
 
   constructor(context: LaneContext, topic: string, lane: number, layout: Generation, priority: number) {
     this.#context = context
@@ -116,6 +124,7 @@ export class Lane {
     ledger.breakReason = stored?.breakReason ?? null
     ledger.topicId = stored?.topicId ?? null
     this.#edgeTimeMs = stored?.edgeTimeMs ?? 0
+    this.isSummarised = stored?.isSummarised ?? false
     ledger.gaps = parsed<LocalGap[]>(state.get(`gaps/${this.key}`)) ?? []
     const acked = parsed<StoredAcked>(state.get(`acked/${this.key}`))
     ledger.committed = acked?.committed ?? 0
@@ -219,12 +228,29 @@ export class Lane {
     return fits
   }
 
-  /** Hands the open batch to the log. */
+  /** Adds a summary, in a batch of its own; it must be sealed in this turn. True where it is the first: the lane is to be stored with it. */
+  summarise(summary: Summary): boolean {
+    const { ledger } = this
+    if (this.#builder.recordCount > 0) this.#handOn(this.#builder.finish(0))
+    const run = must(ledger.runs.at(-1), 'a run is open')
+    const edgeTime = { key: EDGE_TIME_HEADER, value: utf8(String(this.#edgeTimeMs)) }
+    const place = { run: run.run, sequence: ledger.endOffset - run.start, headers: [edgeTime] }
+    this.#handOn(summaryBatch(summary, place))
+    const isFirst = !this.isSummarised
+    this.isSummarised = true
+    return isFirst
+  }
+
+  /** Hands the open batch to the log; resolves when all that was handed on in this turn is durable. */
   seal(): Promise<unknown> {
+    if (this.#builder.recordCount > 0) this.#handOn(this.#builder.finish(0))
+    return Promise.all(this.#handedOn.splice(0))
+  }
+
+  #handOn(batch: Uint8Array): void {
     const part = must(this.#parts.at(-1), 'a lane that is written has a log')
-    const appended = part.log.append(this.#builder.finish(0))
+    this.#handedOn.push(part.log.append(batch))
     this.refresh()
-    return appended
   }
 
   /** Brings the ledger's offsets to the log's. */
@@ -336,6 +362,11 @@ export class Lane {
     return next?.base ?? Number.POSITIVE_INFINITY
   }
 
+  /** The generation that is written. */
+  generation(): number {
+    return must(this.#parts.at(-1), 'a lane that is written has a log').generation
+  }
+
   oldestGeneration(): number {
     return this.#parts[0]?.generation ?? Number.POSITIVE_INFINITY
   }
@@ -363,7 +394,9 @@ export class Lane {
   laneEntry(): StateEntry {
     const { runs, breakReason, topicId } = this.ledger
     const parts = this.#parts.map(({ generation, base }) => ({ generation, base }))
-    const stored: StoredLane = { runs, breakReason, topicId, parts, edgeTimeMs: this.#edgeTimeMs }
+    const edgeTimeMs = this.#edgeTimeMs
+    const { isSummarised } = this
+    const stored: StoredLane = { runs, breakReason, topicId, parts, edgeTimeMs, isSummarised }
     return { key: `lane/${this.key}`, value: textOf(stored) }
   }
 

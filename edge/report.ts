@@ -7,11 +7,12 @@ import type { Lane } from './lane.ts'
 import type { MqttStats } from './mqtt/stats.ts'
 import type { Store, StoreStats } from './store.ts'
 import type { Uplink, UplinkStats } from './uplink.ts'
+import type { WindowCounts, WindowStats } from './windows.ts'
 
 /** What an edge says of itself: to the hub, and as JSON to people and machines. */
 
 /** One lane of a topic, in the lane's own offsets. */
-export interface LaneStatus extends LaneReport {
+export interface LaneStatus extends LaneReport, WindowCounts {
   startOffset: number
   endOffset: number
   durableEndOffset: number
@@ -36,10 +37,14 @@ export interface EdgeStatus {
   oldestMs: number | null
   droppedRecords: number
   deadRecords: number
+  /** Dropped by policy since the start. */
+  conflatedReadings: number
+  thinnedReadings: number
   uplink: UplinkStats
   disk: { usedBytes: number; budgetBytes: number }
   storage: DataDirStats
   ingest: StoreStats
+  windows: WindowStats
   mqtt: MqttStats | null
   lanes: LaneStatus[]
   alarms: Alarm[]
@@ -48,8 +53,9 @@ export interface EdgeStatus {
 /** How far the hub is behind on a lane. Bytes are estimated by the lane's average record. */
 function laneReport(store: Store, lane: Lane): LaneReport {
   const { topic, lane: index, committed, endOffset, startOffset, gaps } = lane.ledger
-  // Also what is not durable yet: dead letters on their way must not look as if all were settled.
-  const lagRecords = Math.max(0, endOffset - committed - lostBetween(gaps, committed, endOffset))
+  // Also what is not durable yet or held back: dead letters on their way must not look as if all were settled.
+  const inLog = Math.max(0, endOffset - committed - lostBetween(gaps, committed, endOffset))
+  const lagRecords = inLog + store.windows.counts(lane).heldReadings
   const kept = endOffset - startOffset
   const lagBytes = kept <= 0 ? 0 : Math.round((lane.sizeBytes() * Math.min(lagRecords, kept)) / kept)
   const oldestMs = lagRecords === 0 ? null : store.space.oldestMs(lane)
@@ -70,6 +76,7 @@ export function laneStatus(store: Store, uplink: Uplink, lane: Lane): LaneStatus
   const { startOffset, endOffset, durableEnd, committed, gaps } = lane.ledger
   return {
     ...laneReport(store, lane),
+    ...store.windows.counts(lane),
     startOffset,
     endOffset,
     durableEndOffset: durableEnd,
@@ -80,6 +87,14 @@ export function laneStatus(store: Store, uplink: Uplink, lane: Lane): LaneStatus
     deadRecords: lane.deadRecords,
   }
 }
+
+type SummedField =
+  | 'lagRecords'
+  | 'lagBytes'
+  | 'droppedRecords'
+  | 'deadRecords'
+  | 'conflatedReadings'
+  | 'thinnedReadings'
 
 export interface StatusSources {
   id: string
@@ -94,8 +109,7 @@ export interface StatusSources {
 export function edgeStatus(sources: StatusSources): EdgeStatus {
   const { id, version, hub, store, uplink } = sources
   const lanes = [...store.lanes.values()].map(lane => laneStatus(store, uplink, lane))
-  const sum = (field: 'lagRecords' | 'lagBytes' | 'droppedRecords' | 'deadRecords'): number =>
-    lanes.reduce((total, lane) => total + lane[field], 0)
+  const sum = (field: SummedField): number => lanes.reduce((total, lane) => total + lane[field], 0)
   const oldest = lanes.map(lane => lane.oldestMs).filter(atMs => atMs !== null)
   const ofUplink = uplink.stats()
   return {
@@ -109,10 +123,13 @@ export function edgeStatus(sources: StatusSources): EdgeStatus {
     oldestMs: oldest.length === 0 ? null : Math.min(...oldest),
     droppedRecords: sum('droppedRecords'),
     deadRecords: sum('deadRecords'),
+    conflatedReadings: sum('conflatedReadings'),
+    thinnedReadings: sum('thinnedReadings'),
     uplink: ofUplink,
     disk: { usedBytes: store.space.usedBytes(), budgetBytes: store.space.budgetBytes() },
     storage: store.directory.stats(),
     ingest: store.stats(),
+    windows: store.windows.stats(),
     mqtt: sources.mqtt(),
     lanes,
     alarms: store.alarms.list(),

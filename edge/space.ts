@@ -7,12 +7,13 @@ import { advanceRetentionClock, startRetentionClock } from '../common/log/retent
 import type { StateEntry, StateLog } from '../common/log/types.ts'
 import type { Victim } from './budget.ts'
 import { fits, pickVictim } from './budget.ts'
-import { lostBetween, pruneGaps, skipGaps } from './gaps.ts'
+import { foldSummaries, lostBetween, pruneGaps, skipGaps, summaryGap } from './gaps.ts'
 import type { Lane } from './lane.ts'
 import { parsed } from './lane.ts'
-import { freeableEnd, hasPending } from './ledger.ts'
+import { declareLoss, freeableEnd, hasPending } from './ledger.ts'
 import { pruneRuns } from './runs.ts'
 import type { Store } from './store.ts'
+import { findSummaries } from './summary.ts'
 
 /** Gives space back: what the hub has, after its time; and, when the budget is used up, what policies let go. */
 
@@ -89,7 +90,8 @@ export function createSpace(store: Store, budgetBytes: number): Space {
   }
 
   function roomFor(bytes: number): 'yes' | 'soon' | 'no' {
-    const pending = store.groups.uncommittedBytes + store.groups.gatheredBytes + bytes
+    const { groups, windows } = store
+    const pending = groups.uncommittedBytes + groups.gatheredBytes + windows.heldBytes() + bytes
     return fits(options, { usedBytes: used(), freeBytes }, pending)
   }
 
@@ -119,9 +121,12 @@ export function createSpace(store: Store, budgetBytes: number): Space {
     const { ledger } = lane
     if (isLoss) {
       const from = Math.max(ledger.startOffset, ledger.committed)
-      const lost = offset - from - lostBetween(ledger.gaps, from, offset)
       const firstMs = await lane.edgeTimeAt(skipGaps(ledger.gaps, from), env.codec)
+      // A summary stands for more than its place: it is kept.
+      for (const placed of await findSummaries(lane, from, offset)) declareLoss(ledger, summaryGap(placed))
+      const lost = offset - from - lostBetween(ledger.gaps, from, offset)
       store.declare(lane, from, offset, 'disk-full', firstMs)
+      ledger.gaps = foldSummaries(ledger.gaps)
       lane.droppedRecords += Math.max(0, lost)
       store.alarms.raise('dropped', `${shortage()}: oldest records of ${lane.key} are dropped`, lane.key)
     }

@@ -8,6 +8,7 @@ import type { Metrics, Reading, Sample } from '../common/metrics.ts'
 import { createMetrics, dataDirReadings } from '../common/metrics.ts'
 import type { LaneStatus, StatusSources } from './report.ts'
 import { edgeStatus, laneStatus } from './report.ts'
+import type { WindowStats } from './windows.ts'
 
 /** The edge's own HTTP port: `/status`, `/healthz`, `/readyz`, `/metrics`; there whether the hub is or not. */
 
@@ -139,6 +140,25 @@ function edgeReadings(sources: StatusSources): Reading[] {
     laneReading(sources, 'dropped_records', 'Records dropped since start.', lane => lane.droppedRecords),
     laneReading(sources, 'dead_records', 'Records sent to _dead since start.', lane => lane.deadRecords),
     laneReading(sources, 'gaps', 'Losses the hub has not confirmed.', lane => lane.gaps.length),
+    laneReading(
+      sources,
+      'conflated_readings',
+      'Readings that newer ones replaced since start (conflate).',
+      lane => lane.conflatedReadings,
+    ),
+    laneReading(
+      sources,
+      'thinned_readings',
+      'Readings left out since start (thin).',
+      lane => lane.thinnedReadings,
+    ),
+    laneReading(
+      sources,
+      'held_readings',
+      'Readings held until their window ends.',
+      lane => lane.heldReadings,
+    ),
+    ...windowReadings(store),
     {
       name: 'tributary_edge_disk_bytes',
       help: 'Bytes of local logs.',
@@ -171,6 +191,22 @@ function edgeReadings(sources: StatusSources): Reading[] {
       labels: ['count'],
       read: () => mqttSamples(sources),
     },
+  ]
+}
+
+/** The limits of policies, and how often they bit. */
+function windowReadings({ windows }: StatusSources['store']): Reading[] {
+  const reading = (name: string, kind: Reading['kind'], help: string, key: keyof WindowStats): Reading => ({
+    name: `tributary_edge_${name}`,
+    help,
+    kind,
+    read: () => windows.stats()[key],
+  })
+  return [
+    reading('held_bytes', 'gauge', 'Bytes of readings held until their window ends.', 'heldBytes'),
+    reading('thinned_keys', 'gauge', 'Keys whose next reading is not due.', 'thinnedKeys'),
+    reading('windows_ended_early_total', 'counter', 'Windows ended early for want of room.', 'endedEarly'),
+    reading('unthinned_total', 'counter', 'Readings let through, too many keys being known.', 'unthinned'),
   ]
 }
 

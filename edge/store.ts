@@ -7,6 +7,7 @@ import { KIB, MIB } from '../common/limits.ts'
 import type { DataDir, LogOptions, StateEntry, StateLog } from '../common/log/types.ts'
 import type { GapReason } from '../common/wire.ts'
 import type { Alarms } from './alarms.ts'
+import { fullError, recordBytes, sessionBytes, tooLarge } from './appends.ts'
 import { CommitGroups } from './commit-group.ts'
 import type { Lane, LaneContext } from './lane.ts'
 import { MAX_LOCAL_BATCH_BYTES } from './lane.ts'
@@ -14,8 +15,11 @@ import { declareLoss } from './ledger.ts'
 import type { AppendDone, Ingest, RoutedRecord } from './ports.ts'
 import type { Space } from './space.ts'
 import { createSpace, resolveBudget } from './space.ts'
+import type { Summary } from './summary.ts'
 import { Topic } from './topic.ts'
 import { turnClock } from './turn-clock.ts'
+import type { Windows } from './windows.ts'
+import { createWindows, MAX_WINDOW_STATE_BYTES } from './windows.ts'
 
 /**
  * The local logs of an edge: takes records and session changes into group commits, in arrival order, and keeps them until
@@ -33,6 +37,12 @@ const MAX_WAITING_BYTES = 32 * MIB
 
 /** What a waiting append counts for beside its bytes. */
 const WAITING_OVERHEAD_BYTES = 256
+
+/** What a reading that is dropped counts for in its group. */
+const DROPPED_BYTES = 32
+
+/** The state log of windows, made where a topic has a policy that needs it. */
+const WINDOWS_LOG = 'windows'
 
 /** Live bytes of runs, gaps and positions: some 256 topics with 16 lanes. */
 const MAX_STATE_BYTES = 64 * MIB
@@ -73,8 +83,10 @@ export class Store implements Ingest {
   readonly topics = new Map<string, Topic>()
   readonly lanes = new Map<string, Lane>()
   readonly space: Space
+  readonly windows: Windows
+  /** The largest batch, and so record. */
+  readonly maxBatchBytes: number
   readonly #context: LaneContext
-  readonly #maxBatchBytes: number
   readonly #nowMs: () => number
   readonly #opening = new Set<string>()
   readonly #waiting: Waiting[] = []
@@ -97,6 +109,7 @@ export class Store implements Ingest {
     alarms: Alarms,
     state: StateLog,
     session: StateLog,
+    windows: StateLog | null,
     budgetBytes: number,
   ) {
     this.env = env
@@ -106,20 +119,21 @@ export class Store implements Ingest {
     this.alarms = alarms
     this.state = state
     const { journalBytes } = config.storage
-    this.#maxBatchBytes = Math.min(MAX_LOCAL_BATCH_BYTES, Math.floor(journalBytes / 4))
+    this.maxBatchBytes = Math.min(MAX_LOCAL_BATCH_BYTES, Math.floor(journalBytes / 4))
     const groupBytes = Math.min(GROUP_BYTES, Math.floor(journalBytes / 8))
     const turnBytes = Math.floor(journalBytes / 4)
     const ended = (error: TributaryError | null) => this.#ended(error)
-    this.groups = new CommitGroups({ directory, session, state, groupBytes, turnBytes, ended })
+    this.groups = new CommitGroups({ directory, session, state, windows, groupBytes, turnBytes, ended })
     this.#context = {
       directory,
       state,
       rng: env.rng,
-      logOptions: laneOptions(config, budgetBytes, this.#maxBatchBytes),
-      maxBatchBytes: this.#maxBatchBytes,
+      logOptions: laneOptions(config, budgetBytes, this.maxBatchBytes),
+      maxBatchBytes: this.maxBatchBytes,
       durable: lane => this.laneChanged(lane),
     }
     this.space = createSpace(this, budgetBytes)
+    this.windows = createWindows(this, windows, Math.floor(journalBytes / 8))
     directory.onFailed(error => {
       this.#refusal = error
       this.alarms.raise('disk', error.message)
@@ -137,10 +151,14 @@ export class Store implements Ingest {
       'session',
       2 * (maxSessionStateBytes + maxRetainedBytes) + SESSION_SLACK_BYTES,
     )
-    const store = new Store(env, config, directory, alarms, state, session, budgetBytes)
+    const windows = needsWindows(config, directory)
+      ? await directory.openState(WINDOWS_LOG, MAX_WINDOW_STATE_BYTES)
+      : null
+    const store = new Store(env, config, directory, alarms, state, session, windows, budgetBytes)
     for (const [key] of state.entries('topic/')) await store.openTopic(key.slice('topic/'.length))
     await store.#declareDamage()
     await store.space.measure()
+    await store.windows.recover()
     store.space.start()
     return store
   }
@@ -205,15 +223,39 @@ export class Store implements Ingest {
     }
     const topic = this.topics.get(record.topic)
     if (topic === undefined) return this.#begin(record.topic, done)
-    const bytes = recordBytes(record)
-    const room = this.space.room(bytes, topic.policy.onFull === 'drop-oldest')
-    if (room === 'wait') return false
-    if (room === 'full') return this.#refuse(fullError(record.topic, topic.policy.onFull), done)
+    if (this.windows.isRecovering(record.topic)) return false
+    const { policy } = topic
     const lane = must(topic.lanes[record.lane], `topic ${record.topic} has lane ${record.lane}`)
-    const { timestampMs, key, value, headers, headerCount } = record
-    if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, this.#nowMs())) {
-      return this.#refuse(tooLarge(record.topic, this.#maxBatchBytes), done)
+    const nowMs = this.#nowMs()
+    if (policy.thin !== null && this.windows.drops(lane, policy.thin.everyMs, record.key, nowMs)) {
+      return this.#taken(null, DROPPED_BYTES, session, done, isNew)
     }
+    const bytes = recordBytes(record)
+    const room = this.space.room(bytes, policy.onFull === 'drop-oldest')
+    if (room === 'wait') return false
+    if (room === 'full') return this.#refuse(fullError(record.topic, policy.onFull), done)
+    if (policy.conflate !== null) {
+      const verdict = this.windows.hold(lane, policy.conflate.windowMs, record, nowMs)
+      if (verdict === 'wait') return false
+      if (verdict === 'too-large') return this.#refuse(tooLarge(record.topic, this.maxBatchBytes), done)
+      return this.#taken(null, bytes, session, done, isNew)
+    }
+    const { timestampMs, key, value, headers, headerCount } = record
+    if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, nowMs)) {
+      return this.#refuse(tooLarge(record.topic, this.maxBatchBytes), done)
+    }
+    if (policy.thin !== null) this.windows.passed(lane, policy.thin.everyMs, key)
+    return this.#taken(lane, bytes, session, done, isNew)
+  }
+
+  /** What was taken goes with the group that gathers now. */
+  #taken(
+    lane: Lane | null,
+    bytes: number,
+    session: readonly StateEntry[],
+    done: AppendDone,
+    isNew: boolean,
+  ): true {
     if (isNew && session.length > 0) this.groups.note(session)
     this.groups.add(lane, bytes, session, done)
     this.counters.appended++
@@ -232,16 +274,26 @@ export class Store implements Ingest {
     nowMs: number | null,
   ): boolean {
     for (;;) {
-      if (lane.needsRun()) {
-        if (lane.openBytes > 0) this.groups.seal()
-        lane.openRun()
-        this.groups.addState(lane, 'lane')
-      }
+      this.#ensureRun(lane)
       if (lane.append(timestampMs, key, value, headers, headerCount, nowMs)) return true
       if (lane.openBytes === 0) return false
       // The batch is full: all that was gathered goes with it, so that a record and its session change stay together.
       this.groups.seal()
     }
+  }
+
+  /** Puts a summary into the lane's log. Seal the groups in the same turn. */
+  summarise(lane: Lane, summary: Summary): void {
+    this.#ensureRun(lane)
+    if (lane.summarise(summary)) this.groups.addState(lane, 'lane')
+    this.groups.addLane(lane)
+  }
+
+  #ensureRun(lane: Lane): void {
+    if (!lane.needsRun()) return
+    if (lane.openBytes > 0) this.groups.seal()
+    lane.openRun()
+    this.groups.addState(lane, 'lane')
   }
 
   #refuse(error: TributaryError, done: AppendDone): true {
@@ -402,9 +454,16 @@ export class Store implements Ingest {
   async close(): Promise<void> {
     this.#refusal ??= new TributaryError('closed', 'the edge is stopping')
     await this.groups.settled()
+    await this.windows.close()
     this.#failWaiting(this.#refusal)
     await this.space.close()
   }
+}
+
+/** Also where policies were taken back and an earlier start held something back. */
+function needsWindows({ topics }: EdgeConfig, directory: DataDir): boolean {
+  const wants = Object.values(topics).some(({ conflate, thin }) => (conflate ?? thin ?? null) !== null)
+  return wants || directory.logNames().includes(WINDOWS_LOG)
 }
 
 /** Segments small enough that a small budget has several to give back. */
@@ -417,34 +476,4 @@ function laneOptions(config: EdgeConfig, budgetBytes: number, maxBatchBytes: num
     retentionMs: Number.POSITIVE_INFINITY,
     maxBatchBytes,
   }
-}
-
-function recordBytes(record: RoutedRecord): number {
-  return record.value.length + (record.key?.length ?? 0) + record.headers.length + 48
-}
-
-function sessionBytes(session: readonly StateEntry[]): number {
-  let bytes = 0
-  for (const { key, value } of session) bytes += key.length + (value?.length ?? 0) + 32
-  return bytes
-}
-
-function fullError(topic: string, onFull: TopicPolicy['onFull']): TributaryError {
-  if (onFull === 'reject') {
-    return new TributaryError(
-      'disk_full',
-      `the disk budget is used up and topic "${topic}" may drop nothing: let the hub catch up, or raise storage.budgetBytes`,
-    )
-  }
-  return new TributaryError(
-    'not_available',
-    `the disk is full and nothing is left that topic "${topic}" may drop: free space on it`,
-  )
-}
-
-function tooLarge(topic: string, maxBatchBytes: number): TributaryError {
-  return new TributaryError(
-    'record_too_large',
-    `a record for "${topic}" does not fit a batch of ${maxBatchBytes} bytes: send smaller messages`,
-  )
 }

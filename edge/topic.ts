@@ -1,3 +1,4 @@
+import { must } from '../common/assert.ts'
 import { utf8 } from '../common/bytes.ts'
 import type { TopicPolicy } from '../common/config-edge.ts'
 import type { Codec } from '../common/env.ts'
@@ -43,6 +44,11 @@ export class Topic {
     const topic = new Topic(name, policy, generations, opened)
     topic.updateSendable()
     return { topic, isNew }
+  }
+
+  /** The generation that is written. */
+  generation(): number {
+    return must(this.#generations.at(-1), 'a topic has a generation').generation
   }
 
   entry(): StateEntry {

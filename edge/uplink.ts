@@ -299,6 +299,10 @@ class UplinkShell implements Uplink {
           : cutChunk({ batches, base, from, limit, run, runStart, joinBytes, maxBytes, maxRecordBytes })
       if (!this.#wanted.has(ticket)) return
       if (chunk.kind === 'oversize') return this.#input({ t: 'oversize', ticket, offset: from })
+      if (chunk.kind === 'summary') {
+        this.#wanted.delete(ticket)
+        return this.#input({ t: 'summary', ticket, summary: chunk.summary })
+      }
       if (chunk.kind === 'hole')
         return this.#unreadable(ticket, chunk.to > from ? { from, to: chunk.to } : null)
       this.#input({ t: 'read', ticket, to: chunk.to })

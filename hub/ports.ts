@@ -83,6 +83,12 @@ export type RunStart = Pick<RunFrame, 'run' | 'prev' | 'reason'>
 /** Declared loss on a lane, see GapFrame. */
 export type Gap = Omit<GapFrame, 't' | 'log'>
 
+/** Where a lane stands at its leader. */
+export interface OpenLane {
+  tip: LaneTip | null
+  leaderEpoch: number
+}
+
 /** A lane of an edge's log, bound to its partition. */
 export interface LaneKey {
   edgeId: string
@@ -91,9 +97,21 @@ export interface LaneKey {
   lane: number
 }
 
+/**
+ * What was read, and where the partition stood then. `lastEpoch` of the next read is the leader epoch of the last batch, where
+ * there is one.
+ */
+export interface PartitionRead extends ReadResult {
+  bounds: PartitionBounds
+}
+
+/**
+ * Logs of the cluster, whichever node leads their partitions. Where a partition has no leader for a while, calls wait for one, in
+ * order and not for ever: then they fail with `not_available`, as appends do that were under way when a leader went: done or not done.
+ */
 export interface Logs {
-  /** Throws `unknown_topic` for a partition that is not there. */
-  bounds(topicId: string, partition: number): PartitionBounds
+  /** Rejects with `unknown_topic` for a partition that is not there; `waitMs` is how long to wait for its leader at most. */
+  bounds(topicId: string, partition: number, waitMs?: number): Promise<PartitionBounds>
   /**
    * Appends batches of clients (validated here: CRC, counts, sizes, sequences of idempotent producers). Resolves by `acks`.
    * A duplicate resolves with its original's offset once that is committed.
@@ -105,9 +123,22 @@ export interface Logs {
   startRun(lane: LaneKey, start: RunStart): Promise<LaneTip>
   /** Declares a gap; resolves with the tip when committed. */
   declareGap(lane: LaneKey, gap: Gap): Promise<LaneTip>
+  /** How far a lane is, once all of it is committed, whoever sent it; null where nothing of it is held. */
+  openLane(lane: LaneKey): Promise<OpenLane>
+  /** The same as far as this node knows by itself: null too where another one leads. */
   tip(lane: LaneKey): LaneTip | null
-  /** Batches below the high watermark, possibly none; rejects with `offset_out_of_range` (`details.startOffset`, `.highWatermark`). */
-  read(topicId: string, partition: number, offset: number, maxBytes: number): Promise<ReadResult>
+  /**
+   * Batches below the high watermark, possibly none. `lastEpoch`: leader epoch of what the reader has before `offset`, -1 where it has
+   * nothing or does not know. Rejects with `offset_out_of_range` (`details.startOffset`, `.highWatermark`; where what the reader has was cut
+   * off since, `.truncatedTo`: what it has from there on is in the log no more).
+   */
+  read(
+    topicId: string,
+    partition: number,
+    offset: number,
+    maxBytes: number,
+    lastEpoch?: number,
+  ): Promise<PartitionRead>
   /** First offset whose record has event time >= timeMs, else the high watermark. */
   offsetForTime(topicId: string, partition: number, timeMs: number): Promise<number>
   /** Calls `listener` once when the high watermark is past `offset` or the partition goes away; cancel by calling the result. */
@@ -173,7 +204,10 @@ export interface Fleet {
     lanes: number
     partitionBy: 'edge' | 'key'
   }): Promise<{ topic: Topic; partition: number }>
-  list(): EdgeInfo[]
+  /** All edges, with what the nodes know that they are connected to. */
+  list(): Promise<EdgeInfo[]>
+  /** All edges, with what this node alone knows of them: connected are those connected to it. */
+  local(): EdgeInfo[]
   /** Forgets an edge, its bindings and tips; refused while it is connected. Rejects with `not_found`. */
   remove(edgeId: string): Promise<void>
 }
@@ -251,6 +285,8 @@ export interface Cluster {
 export interface Ports {
   clusterId: string
   nodeId: number
+  /** Where edges and clients find the nodes of the cluster that are alive, HOST:PORT; empty where there is but this one. */
+  addresses(): string[]
   topics: Topics
   logs: Logs
   fleet: Fleet

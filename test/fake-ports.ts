@@ -30,6 +30,8 @@ export interface FakePorts extends Ports {
   setNotReady(reason: string | null): void
   /** Deletes what lies below `offset`, as retention does. */
   trim(topicId: string, partition: number, offset: number): void
+  /** One past the last offset assigned, committed or not. */
+  endOffset(topicId: string, partition: number): number
   /** `whenPast` listeners not yet called or cancelled. */
   waiting(): number
 }
@@ -97,6 +99,7 @@ export function createFakePorts(options: FakePortsOptions = {}): FakePorts {
   return {
     clusterId: 'fake-cluster',
     nodeId: 1,
+    addresses: () => [],
     topics: topics.port,
     logs: logs.port,
     fleet: createFleet(options, topics, throwPlanned),
@@ -120,6 +123,7 @@ export function createFakePorts(options: FakePortsOptions = {}): FakePorts {
       log.batches = log.batches.filter(batch => batch.lastOffset >= offset)
       log.startOffset = offset
     },
+    endOffset: (topicId, partition) => topics.partition(topicId, partition).endOffset,
     waiting: () => topics.all().reduce((total, log) => total + log.waiters.size, 0),
   }
 }
@@ -272,7 +276,7 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
   }
 
   const port: Logs = {
-    bounds: (topicId, partition) => {
+    bounds: async (topicId, partition) => {
       const { startOffset, endOffset, highWatermark, batches } = topics.partition(topicId, partition)
       const sizeBytes = batches.reduce((total, batch) => total + batch.bytes.length, 0)
       return { startOffset, endOffset, highWatermark, leaderEpoch: 0, sizeBytes }
@@ -330,6 +334,11 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
       tip.next = Math.max(tip.next, gap.to)
       return whenCommitted(lane, tip)
     },
+    openLane: async lane => {
+      throwPlanned('openLane')
+      topics.partition(lane.topicId, lane.partition)
+      return { tip: port.tip(lane), leaderEpoch: 0 }
+    },
     tip: lane => {
       const tip = tips.get(tipKey(lane))
       return tip === undefined ? null : { ...tip }
@@ -350,7 +359,7 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
         sizeBytes += batch.bytes.length
         nextOffset = batch.lastOffset + 1
       }
-      return { batches: concat(parts), nextOffset }
+      return { batches: concat(parts), nextOffset, bounds: await port.bounds(topicId, partition) }
     },
     offsetForTime: async (topicId, partition, timeMs) => {
       throwPlanned('offsetForTime')
@@ -426,7 +435,8 @@ function createFleet(
       lanes.set(key, bound)
       return { topic, partition: bound.partition }
     },
-    list: () => [...edges.values()],
+    list: async () => [...edges.values()],
+    local: () => [...edges.values()],
     remove: async edgeId => {
       const edge = edges.get(edgeId) ?? fail('not_found', `there is no edge "${edgeId}"`)
       if (edge.connected) fail('invalid_argument', `edge "${edgeId}" is connected: stop it first`)

@@ -192,7 +192,7 @@ async function readTopic(hub: Hub, env: Env, topic: string): Promise<Stored> {
   const { topicId, partitions } = topics.byName(topic)
   const stored: Stored = { numbers: [], gaps: [], runs: [] }
   for (let partition = 0; partition < partitions; partition++) {
-    const { startOffset, highWatermark } = logs.bounds(topicId, partition)
+    const { startOffset, highWatermark } = await logs.bounds(topicId, partition)
     for (let offset = startOffset; offset < highWatermark; ) {
       const { batches, nextOffset } = await logs.read(topicId, partition, offset, MIB)
       for (const { at, header } of eachBatch(batches)) {

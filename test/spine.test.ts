@@ -30,7 +30,7 @@ test('a reading gets through, in order and once, over restarts of both', async (
   expect(stored.numbers.length).toBe(400)
   expect(stored.gaps).toEqual([])
   expect(stored.runs.map(run => run.reason)).toEqual(['first', 'next'])
-  const [edge] = stage.hub.ports.fleet.list()
+  const [edge] = stage.hub.ports.fleet.local()
   expect(edge?.alarms).toEqual([])
 })
 

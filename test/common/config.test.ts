@@ -162,8 +162,9 @@ edge:
     - { match: $SYS/#, drop: true }
     - { match: '#', eventTime: now, contentType: application/json }
   topics:
-    '*': { keepAckedMs: 0 }
-    alarms: { lanes: 4, partitionBy: key, onFull: reject, priority: 9 }
+    '*': { keepAckedMs: 0, thin: { everyMs: 10s } }
+    alarms: { lanes: 4, partitionBy: key, onFull: reject, priority: 9, thin: off }
+    meters: { thin: off, conflate: { windowMs: 1s } }
   storage: { budgetBytes: 1GiB }
 `,
         '/c/token': '# made today\n s3cret \n',
@@ -178,7 +179,11 @@ edge:
       token: 's3cret',
       caPem: cert,
       mqtt: { listen: null, tls: { listen: '0.0.0.0:8883', certFile: '/c/cert.pem', keyFile: '/c/key.pem' } },
-      topics: { alarms: { lanes: 4, partitionBy: 'key' } },
+      topics: {
+        '*': { thin: { everyMs: 10_000 } },
+        alarms: { lanes: 4, partitionBy: 'key', thin: null },
+        meters: { thin: null, conflate: { windowMs: 1_000 } },
+      },
       storage: { budgetBytes: GIB },
     })
     expect(config.rules).toHaveLength(3)
@@ -231,6 +236,21 @@ describe('errors name the key, the value and what is allowed', () => {
     ['topics: { t: { onFull: panic } }', 'topics.t.onFull is "panic"; expected one of reject, drop-oldest'],
     ['topics: { t: { onful: reject } }', 'topics.t.onful is unknown; did you mean onFull?'],
     ['topics: { t: { lanes: 4 } }', 'topics.t.lanes is 4; expected 1, unless partitionBy is key'],
+    [
+      'topics: { t: { conflate: { windowMs: 5ms } } }',
+      'topics.t.conflate.windowMs is "5ms"; expected a duration',
+    ],
+    ['topics: { t: { conflate: 5s } }', 'topics.t.conflate is "5s"; expected a section of settings'],
+    ['topics: { t: { thin: {} } }', 'topics.t.thin.everyMs is missing; expected a duration from 100ms to 1d'],
+    ['topics: { t: { thin: { evryMs: 1s } } }', 'topics.t.thin.evryMs is unknown; did you mean everyMs?'],
+    [
+      'topics: { t: { thin: { everyMs: 1s }, conflate: { windowMs: 1s } } }',
+      'topics.t.thin is {"everyMs":"1s"}; expected off, or conflate: off beside it',
+    ],
+    [
+      'topics: { "*": { thin: { everyMs: 1s } }, t: { conflate: { windowMs: 1s } } }',
+      'topics.t.conflate is {"windowMs":"1s"}; expected off, or thin: off beside it',
+    ],
     ['uplink: { deadMs: 1s }', 'uplink.deadMs is "1s"; expected more than uplink.heartbeatMs'],
     ['uplink: { backoffMaxMs: 10ms }', 'expected at least uplink.backoffMinMs'],
     ['uplink: { windowBytes: 64KiB }', 'expected at least uplink.maxBatchBytes'],

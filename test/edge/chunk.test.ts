@@ -10,6 +10,7 @@ import { isTributaryError } from '../../common/errors.ts'
 import type { ChunkRequest } from '../../edge/chunk.ts'
 import { cutChunk, sealChunk } from '../../edge/chunk.ts'
 import { FIRST_RUN_ID } from '../../edge/runs.ts'
+import { summaryBatch } from '../../edge/summary.ts'
 
 const codec = nodeCodec()
 const OLD_RUN = FIRST_RUN_ID + 1
@@ -121,4 +122,21 @@ test('damage is not sealed under a new sum', () => {
   } catch (error) {
     expect(isTributaryError(error, 'corrupt_batch')).toBe(true)
   }
+})
+
+test('a summary stands alone: what comes before it is one frame, it is the next, and then come the others', () => {
+  const summary = { reason: 'thinned' as const, count: 7, keys: 2, firstMs: 10, lastMs: 20 }
+  const place = { run: OLD_RUN, sequence: 3, headers: [] }
+  const control = summaryBatch(summary, place)
+  stampBatch(control, 0, 3, 0)
+  const after = log([2], OLD_RUN, 4)
+  stampBatch(after, 0, 4, 0)
+  const batches = concat([log([1, 2], OLD_RUN, 0), control, after])
+  expect(cutChunk(request({ batches }))).toMatchObject({ kind: 'chunk', to: 3 })
+  expect(cutChunk(request({ batches, from: 2 }))).toMatchObject({ kind: 'chunk', to: 3, skip: 1 })
+  expect(cutChunk(request({ batches, from: 3 }))).toEqual({ kind: 'summary', summary })
+  expect(cutChunk(request({ batches, from: 4 }))).toMatchObject({ kind: 'chunk', to: 6 })
+  const damaged = Uint8Array.from(batches)
+  damaged[damaged.length - after.length - 3] = 0
+  expect(() => cutChunk(request({ batches: damaged, from: 3 }))).toThrow(/CRC/)
 })

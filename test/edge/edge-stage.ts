@@ -186,7 +186,8 @@ export function createEdgeStage(rng: Rng): EdgeStage {
       const ids: string[] = []
       const gaps: GapControl[] = []
       for (let partition = 0; partition < partitions; partition++) {
-        for (let offset = 0; offset < ports.logs.bounds(topicId, partition).highWatermark; ) {
+        const { highWatermark } = await ports.logs.bounds(topicId, partition)
+        for (let offset = 0; offset < highWatermark; ) {
           const read = await ports.logs.read(topicId, partition, offset, MIB)
           for (const { at, header } of eachBatch(read.batches)) {
             const control = header.isControl ? readEdgeControl(read.batches, at) : null

@@ -28,6 +28,9 @@ const OPTIONS = {
   backoffMaxMs: 60_000,
 }
 
+/** What every summary of the model says. */
+export const MODEL_SUMMARY = { reason: 'thinned' as const, count: 9, keys: 2, firstMs: 1, lastMs: 2 }
+
 /** What a crash leaves of an edge. */
 export interface Disk {
   ledgers: Map<string, Ledger>
@@ -46,7 +49,7 @@ export interface Sim {
   disk: Disk
   alarms: ForwarderAlarm[]
   dead: string[]
-  append(topic: string, lane: number, count: number, isLarge?: boolean): string[]
+  append(topic: string, lane: number, count: number, kind?: 'plain' | 'large' | 'summary'): string[]
   /** Drops the oldest records of a lane, pending ones with a gap. */
   dropOldest(key: string, count: number): void
   /** Gives acked records back. */
@@ -66,6 +69,8 @@ export interface Sim {
   copyHub(): HubState
 }
 
+type Kind = Parameters<Sim['append']>[3]
+
 export function createSim(rng: Rng): Sim {
   let nowMs = 0
   let nextId = 1
@@ -81,6 +86,7 @@ export function createSim(rng: Rng): Sim {
   let appends = new Map<number, ModelEdgeFrame>()
   let hubCommitDue = false
   const large = new Set<string>()
+  const summaries = new Set<string>()
   let refuse: string | null = null
 
   const sim: Sim = {
@@ -165,14 +171,15 @@ export function createSim(rng: Rng): Sim {
     return ledger
   }
 
-  function append(topic: string, lane: number, count: number, isLarge = false): string[] {
+  function append(topic: string, lane: number, count: number, kind: Kind = 'plain'): string[] {
     const ids: string[] = []
     const ledger = ledgerOf(topic, lane)
     const key = laneKey(topic, lane)
     const records = must(sim.disk.records.get(key), key)
     for (let index = 0; index < count; index++) {
       const id = `${key}#${nextId++}`
-      if (isLarge) large.add(id)
+      if (kind === 'large') large.add(id)
+      if (kind === 'summary') summaries.add(id)
       if (ledger.runs.at(-1)?.end !== null) startRun(ledger, newRunId(), ledger.endOffset)
       records.push(id)
       ids.push(id)
@@ -276,8 +283,13 @@ export function createSim(rng: Rng): Sim {
       assert(from < limit && limit <= records.length, 'reads stay inside the log')
       if (from < ledger.startOffset) return input({ t: 'unreadable', ticket, damage: null })
       if (rng.float() < 0.02) return input({ t: 'unreadable', ticket, damage: null })
-      const to = Math.min(limit, from + 1 + rng.below(5))
-      const ids = records.slice(from, to)
+      if (summaries.has(must(records[from], 'it was just looked at'))) {
+        return input({ t: 'summary', ticket, summary: MODEL_SUMMARY })
+      }
+      const wanted = records.slice(from, Math.min(limit, from + 1 + rng.below(5)))
+      const next = wanted.findIndex(id => summaries.has(id))
+      const ids = next < 0 ? wanted : wanted.slice(0, next)
+      const to = from + ids.length
       input({ t: 'read', ticket, to })
       soon('read', () => {
         appends.set(ticket, { t: 'append', log, run, sequence: from - runStart, ids })

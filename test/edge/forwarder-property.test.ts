@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { seededRng } from '../rng.ts'
 import type { Sim } from './forward-sim.ts'
-import { createSim } from './forward-sim.ts'
+import { createSim, MODEL_SUMMARY } from './forward-sim.ts'
 import type { HubLane } from './model-hub.ts'
 import { newHub } from './model-hub.ts'
 
@@ -61,6 +61,7 @@ const steps = fc.array(
       'refuse',
       'throttle',
       'large',
+      'summary',
       'drop',
     ),
     pick: fc.nat(1000),
@@ -77,7 +78,8 @@ function play(sim: Sim, act: string, pick: number): void {
   if (act === 'restart') sim.restart()
   if (act === 'refuse') sim.refuseNext(topic)
   if (act === 'throttle') sim.throttle()
-  if (act === 'large') sim.append(topic, (pick >> 1) % 2, 1, true)
+  if (act === 'large') sim.append(topic, (pick >> 1) % 2, 1, 'large')
+  if (act === 'summary') sim.append(topic, (pick >> 1) % 2, 1 + (pick % 2), 'summary')
   if (act === 'free' && sim.disk.ledgers.has(key)) sim.free(key)
   if (act === 'drop') sim.dropOldest(key, 1 + (pick % 9))
 }
@@ -94,6 +96,12 @@ test('acked = stored + declared gaps, in order and once, whatever is cut, refuse
       check(sim, false)
       const forks = sim.alarms.filter(alarm => alarm.kind === 'fork' || alarm.kind === 'hub-rollback')
       expect(forks).toEqual([])
+      for (const lane of sim.hub.lanes.values()) {
+        for (const entry of lane.entries) {
+          if (entry.kind === 'gap' && entry.reason === 'thinned')
+            expect(entry.count).toBe(MODEL_SUMMARY.count)
+        }
+      }
       // What was too large for the hub is a dead letter.
       for (const lane of sim.hub.lanes.values()) {
         for (const entry of lane.entries) {
@@ -205,7 +213,10 @@ test('a topic deleted and made again gets a gap for what went to dead letters, o
         const reached = new Set(sim.dead)
         for (const hubLane of sim.hub.lanes.values()) {
           if (hubLane.topic !== topic || hubLane.lane !== Number(lane)) continue
-          for (const entry of hubLane.entries) if (entry.kind === 'record') reached.add(entry.id)
+          for (const entry of hubLane.entries) {
+            if (entry.kind === 'record') reached.add(entry.id)
+            if (entry.kind === 'gap' && entry.reason === 'thinned') reached.add(ids[entry.localFrom] ?? '')
+          }
         }
         for (const id of ids) expect(reached.has(id), `${id} is stored or a dead letter`).toBe(true)
       }

@@ -3,9 +3,11 @@ import { expect, test } from 'vitest'
 import type { LocalGap } from '../../edge/gaps.ts'
 import {
   addGap,
+  foldSummaries,
   gapAt,
   gapFrame,
   lostBetween,
+  MAX_LANE_GAPS,
   nextGapFrom,
   pruneGaps,
   skipGaps,
@@ -76,4 +78,41 @@ test('a gap frame speaks in sequences of its run and in local offsets', () => {
     localFrom: 100,
     localTo: 150,
   })
+})
+
+test('a summary keeps its place among losses, and says how many readings it stands for', () => {
+  const summary = { from: 5, to: 6, reason: 'thinned' as const, firstMs: 1, lastMs: 2, count: 40, keys: 3 }
+  const loss = { from: 0, to: 10, reason: 'disk-full' as const, firstMs: 1, lastMs: 2 }
+  const gaps = addGap(addGap([], summary), loss)
+  expect(gaps.map(({ from, to, reason }) => [from, to, reason])).toEqual([
+    [0, 5, 'disk-full'],
+    [5, 6, 'thinned'],
+    [6, 10, 'disk-full'],
+  ])
+  const run = { run: FIRST_RUN_ID, start: 3, end: null, prev: null, reason: 'first' as const }
+  expect(gapFrame(7, run, gaps[1] ?? loss, 5, 6)).toMatchObject({ from: 2, to: 3, count: 40, keys: 3 })
+  expect(gapFrame(7, run, gaps[2] ?? loss, 6, 10)).not.toHaveProperty('count')
+  const neighbours = addGap(addGap([], summary), { ...summary, from: 6, to: 7 })
+  expect(neighbours).toHaveLength(2)
+})
+
+test('too many summaries among losses become few, and none of what they stand for is forgotten', () => {
+  let gaps: LocalGap[] = []
+  const at = { firstMs: 1, lastMs: 2 }
+  const summaries = 700
+  for (let offset = 0; offset < summaries * 3; offset += 3) {
+    const reason = offset % 2 === 0 ? ('thinned' as const) : ('conflated' as const)
+    gaps = addGap(gaps, { from: offset + 2, to: offset + 3, reason, count: 5, keys: 1, ...at })
+  }
+  gaps = addGap(gaps, { from: 0, to: summaries * 3, reason: 'disk-full', ...at })
+  expect(gaps.length).toBe(2 * summaries)
+  const folded = foldSummaries(gaps)
+  expect(folded.length).toBeLessThanOrEqual(MAX_LANE_GAPS)
+  const covered = folded.reduce((sum, { from, to }) => sum + to - from, 0)
+  const readings = folded.reduce((sum, { count = 0 }) => sum + count, 0)
+  expect([covered, readings]).toEqual([summaries * 3, summaries * 5])
+  // The older half may be on its way to the hub: it stays as it is.
+  expect(folded.slice(0, summaries - 2)).toEqual(gaps.slice(0, summaries - 2))
+  expect(folded.every((gap, index) => index === 0 || folded[index - 1]?.to === gap.from)).toBe(true)
+  expect(foldSummaries(folded)).toEqual(folded)
 })

@@ -7,6 +7,7 @@ import type {
   RunFrame,
   UplinkHubFrame,
 } from '../../common/wire.ts'
+import { isSummary } from '../../common/wire.ts'
 
 /** The hub as wire.ts specifies it, without bytes: what the forwarder is tested against. All of its state is plain data. */
 
@@ -32,6 +33,8 @@ export type Entry =
       localFrom: number
       localTo: number
       reason: GapReason
+      /** Of a summary. */
+      count: number | null
     }
   | { kind: 'run'; run: number; reason: RunFrame['reason'] }
 
@@ -170,7 +173,11 @@ function apply(
     if (frame.from > tip.next) return { code: 'out_of_order_sequence' }
     const skip = tip.next - frame.from
     if (frame.to <= tip.next) return null
-    const { run, to, localTo, reason } = frame
+    const { run, to, localTo, reason, count = null } = frame
+    assert(
+      isSummary(reason) ? count !== null && to === frame.from + 1 : count === null,
+      'summaries say a count',
+    )
     lane.entries.push({
       kind: 'gap',
       run,
@@ -179,6 +186,7 @@ function apply(
       localFrom: frame.localFrom + skip,
       localTo,
       reason,
+      count,
     })
     tip.next = to
     return null

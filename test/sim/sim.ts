@@ -128,7 +128,7 @@ export class Sim {
     const isTopic = (name: string): boolean => this.isTopic(name)
     const edges = this.edges.filter(edge => !edge.isDrained(isTopic)).map(edge => edge.describe())
     const nodes = this.nodes.map(({ nodeId, running, failure }) => {
-      return { nodeId, isUp: running !== null, failure, fleet: running?.engine.ports.fleet.list() }
+      return { nodeId, isUp: running !== null, failure, fleet: running?.engine.ports.fleet.local() }
     })
     const clients = this.clients.map(({ host, pending }) => ({ host, pending }))
     return JSON.stringify({ edges, nodes, clients })

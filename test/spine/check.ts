@@ -54,7 +54,7 @@ export async function checkAll(stage: Stage): Promise<void> {
   checkAlarms(
     book,
     directories.map(({ edgeId }) => edgeId),
-    hub?.engine.ports.fleet.list() ?? [],
+    hub?.engine.ports.fleet.local() ?? [],
   )
 }
 
@@ -70,7 +70,7 @@ export function checkFound(book: Book, found: Found): void {
 async function* readStage(stage: Stage, { topicId }: Topic, partition: number): AsyncIterable<Uint8Array> {
   const ports = stage.hub?.engine.ports
   if (ports === undefined) throw new Error('the hub must run to be read')
-  const { highWatermark, startOffset } = ports.logs.bounds(topicId, partition)
+  const { highWatermark, startOffset } = await ports.logs.bounds(topicId, partition)
   for (let offset = startOffset; offset < highWatermark; ) {
     const read = ports.logs.read(topicId, partition, offset, MIB)
     const { batches, nextOffset } = await stage.during('a read ends', read)

@@ -179,7 +179,7 @@ export class Stage {
       const alarms = running.store.alarms.list().map(({ kind, message }) => `${kind}: ${message}`)
       return { edgeId, offline, lanes, uplink: running.uplink.stats(), alarms, ingest: running.store.stats() }
     })
-    return JSON.stringify({ edges, hub: this.hub !== null, fleet: this.hub?.engine.ports.fleet.list() })
+    return JSON.stringify({ edges, hub: this.hub !== null, fleet: this.hub?.engine.ports.fleet.local() })
   }
 
   // ---------------------------------------------------------------------------------------------- edges

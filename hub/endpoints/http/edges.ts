@@ -26,7 +26,10 @@ const OTHERS = '(others)'
 export function registerEdges(app: FastifyInstance, context: HttpContext): void {
   const { fleet } = context.ports
 
-  app.get('/v1/edges', async () => ({ edges: fleet.list().map(edge => ({ ...edge, lag: lagOf(edge) })) }))
+  app.get('/v1/edges', async () => {
+    const edges = await fleet.list()
+    return { edges: edges.map(edge => ({ ...edge, lag: lagOf(edge) })) }
+  })
 
   app.delete('/v1/edges/:id', async (request, reply) => {
     await fleet.remove(pathParam(request, 'id'))
@@ -45,14 +48,14 @@ function lagOf(edge: EdgeInfo): EdgeLag | null {
   return lag
 }
 
-/** Metrics per edge; those of the whole fleet are the engine's. */
+/** Metrics per edge as this node hears of it; those of the whole fleet are the engine's. */
 export function edgeReadings(fleet: Fleet): Reading[] {
   const perEdge = (name: string, help: string, pick: (edge: EdgeInfo, lag: EdgeLag) => number): Reading => ({
     name: `tributary_edge_${name}`,
     help,
     kind: 'gauge',
     labels: ['edge'],
-    read: () => samplesByEdge(fleet.list(), pick),
+    read: () => samplesByEdge(fleet.local(), pick),
   })
   return [
     perEdge('lag_records', 'Records the hub has not committed, as reported.', (_, lag) => lag.records),

@@ -59,7 +59,8 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   }
 
   async function pump(): Promise<void> {
-    for (const partition of offsets.keys()) awaitRecords(partition)
+    // Each is read once before it is waited for: a log that ends earlier than its offset is told then.
+    ready.push(...offsets.keys())
     while (!closed) {
       const partition = ready.shift()
       if (partition === undefined) {
@@ -67,19 +68,15 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
           wake = resolve
         })
       } else {
-        await sendPortion(partition)
-        if (!closed) awaitRecords(partition)
+        const isMore = await sendPortion(partition)
+        if (isMore) ready.push(partition)
+        else if (!closed) awaitRecords(partition)
       }
     }
   }
 
   function awaitRecords(partition: number): void {
     const offset = offsets.get(partition) ?? 0
-    // A log that ends earlier is not waited for: what it gets anew below the offset is not what was read there.
-    if (logs.bounds(topic.topicId, partition).highWatermark < offset) {
-      ready.push(partition)
-      return
-    }
     const cancel = logs.whenPast(topic.topicId, partition, offset, () => {
       cancelWaits.delete(partition)
       ready.push(partition)
@@ -88,7 +85,8 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
     cancelWaits.set(partition, cancel)
   }
 
-  async function sendPortion(partition: number): Promise<void> {
+  /** Sends what there is, up to a limit; whether there is more. */
+  async function sendPortion(partition: number): Promise<boolean> {
     const offset = offsets.get(partition) ?? 0
     const result = await logs
       .read(topic.topicId, partition, offset, PORTION_BYTES)
@@ -97,10 +95,11 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
       })
     if (typeof result === 'string') {
       await write(result)
-      return
+      return true
     }
     await eachRecords(context, result.batches, offset, records => writeRecords(partition, records))
     if (!closed) offsets.set(partition, result.nextOffset)
+    return result.nextOffset < result.bounds.highWatermark
   }
 
   async function writeRecords(partition: number, records: readonly DecodedRecord[]): Promise<boolean> {
@@ -120,7 +119,8 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   /** Moves a partition to where its log is now and returns the event that tells so; other errors are thrown again. */
   function resetTo(partition: number, from: number, error: unknown): string {
     if (!isTributaryError(error, 'offset_out_of_range')) throw error
-    const { startOffset, highWatermark } = logs.bounds(topic.topicId, partition)
+    const { startOffset, highWatermark } = error.details
+    if (typeof startOffset !== 'number' || typeof highWatermark !== 'number') throw error
     const to = from < startOffset ? startOffset : Math.min(from, highWatermark)
     if (to === from) throw error
     offsets.set(partition, to)
@@ -163,7 +163,8 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
     const { partitions } = topics.byId(topic.topicId)
     for (let partition = offsets.size; options.wholeTopic && partition < partitions; partition++) {
       offsets.set(partition, 0)
-      awaitRecords(partition)
+      ready.push(partition)
+      wake()
     }
   }
 

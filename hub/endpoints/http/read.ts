@@ -66,7 +66,7 @@ async function startOffset(
   }
   const { logs } = context.ports
   if (timeMs !== null) return logs.offsetForTime(topic.topicId, partition, timeMs)
-  return offset ?? logs.bounds(topic.topicId, partition).startOffset
+  return offset ?? (await logs.bounds(topic.topicId, partition)).startOffset
 }
 
 interface RangeRequest {
@@ -79,11 +79,12 @@ interface RangeRequest {
 async function readRange(context: HttpContext, topic: Topic, range: RangeRequest): Promise<string> {
   const { logs } = context.ports
   const { partition, limit, maxBytes } = range
-  const { highWatermark: target } = logs.bounds(topic.topicId, partition)
+  const { highWatermark: target } = await logs.bounds(topic.topicId, partition)
   let next = range.offset
   let count = 0
   let text = ''
   let full = false
+  let highWatermark = target
   do {
     const result = await logs.read(topic.topicId, partition, next, Math.min(maxBytes, PORTION_BYTES))
     await eachRecords(context, result.batches, next, records => {
@@ -97,9 +98,9 @@ async function readRange(context: HttpContext, topic: Topic, range: RangeRequest
       }
       return true
     })
+    highWatermark = result.bounds.highWatermark
     if (!full) next = result.nextOffset
     full ||= count === limit || result.batches.length === 0
   } while (!full && next < target)
-  const { highWatermark } = logs.bounds(topic.topicId, partition)
   return `{"records":[${text}],"nextOffset":${next},"highWatermark":${highWatermark}}`
 }

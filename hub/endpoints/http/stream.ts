@@ -115,7 +115,7 @@ async function offsetAt(
   exact: boolean,
 ): Promise<number> {
   const { logs } = context.ports
-  const bounds = logs.bounds(topic.topicId, partition)
+  const bounds = await logs.bounds(topic.topicId, partition)
   switch (position.kind) {
     case 'earliest':
       return bounds.startOffset

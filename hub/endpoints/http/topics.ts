@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
-import { KIB } from '../../../common/limits.ts'
+import { isTributaryError } from '../../../common/errors.ts'
+import { KIB, SECOND_MS } from '../../../common/limits.ts'
 import type { CreateTopic, Logs, PartitionBounds, Topic, TopicConfig } from '../../ports.ts'
 import type { HttpContext } from './context.ts'
 import { parseWith } from './errors.ts'
@@ -11,7 +12,8 @@ import { nameParam } from './query.ts'
  *
  *   GET /v1/topics             {"topics":[{"name","topicId","partitions":12,"replication","internal","createdMs","config"}]}
  *   POST /v1/topics            {"name","partitions"?,"replication"?,"config"?} -> 201 and the topic as GET shows it
- *   GET /v1/topics/:name       as above, with "partitions":[{"partition","startOffset","endOffset","highWatermark",...}]
+ *   GET /v1/topics/:name       as above, with "partitions":[{"partition","startOffset","endOffset","highWatermark",...}], all of them
+ *                              -1 where the partition has no leader now
  *   PATCH /v1/topics/:name     {"partitions"?,"config"?} -> the topic; partitions may only grow
  *   DELETE /v1/topics/:name    204
  */
@@ -21,6 +23,16 @@ export interface TopicDescription extends Omit<Topic, 'partitions'> {
   partitions: ({ partition: number } & PartitionBounds)[]
 }
 
+/** How long a description waits for leaders. */
+const DESCRIBE_WAIT_MS = SECOND_MS
+/** Of a partition without one. */
+const UNKNOWN: PartitionBounds = {
+  startOffset: -1,
+  endOffset: -1,
+  highWatermark: -1,
+  leaderEpoch: -1,
+  sizeBytes: -1,
+}
 /** Bodies of these routes are small. */
 const MAX_TOPIC_BODY_BYTES = 64 * KIB
 
@@ -72,7 +84,10 @@ export function registerTopics(app: FastifyInstance, context: HttpContext): void
     if (replication !== undefined) wanted.replication = replication
     if (config !== undefined) wanted.config = configOf(config)
     const topic = await topics.create(wanted)
-    return reply.code(201).header('location', `/v1/topics/${topic.name}`).send(describeTopic(topic, logs))
+    return reply
+      .code(201)
+      .header('location', `/v1/topics/${topic.name}`)
+      .send(await describeTopic(topic, logs))
   })
 
   app.get('/v1/topics/:name', async request => describeTopic(topics.byName(nameParam(request)), logs))
@@ -103,10 +118,20 @@ function configOf(parsed: z.infer<typeof configSchema>): Partial<TopicConfig> {
   return config
 }
 
-function describeTopic(topic: Topic, logs: Logs): TopicDescription {
-  const partitions = Array.from({ length: topic.partitions }, (_, partition) => ({
+async function describeTopic(topic: Topic, logs: Logs): Promise<TopicDescription> {
+  const asked = Array.from({ length: topic.partitions }, async (_, partition) => ({
     partition,
-    ...logs.bounds(topic.topicId, partition),
+    ...(await boundsNow(logs, topic.topicId, partition)),
   }))
-  return { ...topic, partitions }
+  return { ...topic, partitions: await Promise.all(asked) }
+}
+
+/** One partition without a leader must not hide all others. */
+async function boundsNow(logs: Logs, topicId: string, partition: number): Promise<PartitionBounds> {
+  try {
+    return await logs.bounds(topicId, partition, DESCRIBE_WAIT_MS)
+  } catch (error) {
+    if (isTributaryError(error) && error.retriable) return UNKNOWN
+    throw error
+  }
 }

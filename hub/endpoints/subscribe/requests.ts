@@ -32,16 +32,15 @@ async function named({ topics }: Ports, { topic, produce }: TopicRequest): Promi
 
 type TopicRequest = Extract<RequestFrame, { op: 'topic' }>
 
-function topicInfo({ logs }: Ports, { name: topic, topicId, partitions, config }: Topic): TopicInfo {
-  return {
-    topic,
-    topicId,
-    partitions: Array.from({ length: partitions }, (_, partition) => {
-      const { startOffset, endOffset, highWatermark, leaderEpoch } = logs.bounds(topicId, partition)
-      return { partition, startOffset, endOffset, highWatermark, leaderEpoch }
-    }),
-    maxRecordBytes: config.maxRecordBytes,
-  }
+async function topicInfo(
+  { logs }: Ports,
+  { name: topic, topicId, partitions, config }: Topic,
+): Promise<TopicInfo> {
+  const asked = Array.from({ length: partitions }, async (_, partition) => {
+    const { startOffset, endOffset, highWatermark, leaderEpoch } = await logs.bounds(topicId, partition)
+    return { partition, startOffset, endOffset, highWatermark, leaderEpoch }
+  })
+  return { topic, topicId, partitions: await Promise.all(asked), maxRecordBytes: config.maxRecordBytes }
 }
 
 async function offsetInfo(
@@ -50,7 +49,7 @@ async function offsetInfo(
   partition: number,
   at: 'earliest' | 'latest' | { timeMs: number },
 ): Promise<OffsetInfo> {
-  const { startOffset, highWatermark, leaderEpoch } = logs.bounds(topicId, partition)
+  const { startOffset, highWatermark, leaderEpoch } = await logs.bounds(topicId, partition)
   if (at === 'earliest') return { offset: startOffset, leaderEpoch }
   if (at === 'latest') return { offset: highWatermark, leaderEpoch }
   return { offset: await logs.offsetForTime(topicId, partition, at.timeMs), leaderEpoch }

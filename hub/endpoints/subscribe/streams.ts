@@ -2,7 +2,7 @@ import type { TributaryError } from '../../../common/errors.ts'
 import { GIB, MIB } from '../../../common/limits.ts'
 import { toTributaryError } from '../../../common/session.ts'
 import type { ClientHubFrame, SubscribeFrame } from '../../../common/wire.ts'
-import type { Logs } from '../../ports.ts'
+import type { Logs, PartitionRead } from '../../ports.ts'
 
 /** Bytes asked of the log at once: enough to keep a socket busy, little enough to be fair. */
 const READ_CHUNK_BYTES = MIB
@@ -99,13 +99,9 @@ export function createStreams(host: StreamsHost): Streams {
     reads++
     readingBytes += maxBytes
     try {
-      const { batches, nextOffset } = await logs.read(
-        stream.topicId,
-        stream.partition,
-        stream.offset,
-        maxBytes,
-      )
-      if (!gone(stream)) deliver(stream, batches, nextOffset)
+      const { topicId, partition, offset } = stream
+      const found = await logs.read(topicId, partition, offset, maxBytes)
+      if (!gone(stream)) deliver(stream, found)
     } catch (error) {
       if (!gone(stream)) end(stream, toTributaryError(error))
     } finally {
@@ -119,13 +115,13 @@ export function createStreams(host: StreamsHost): Streams {
     return stopped || streams.get(stream.sub) !== stream
   }
 
-  function deliver(stream: Stream, batches: Uint8Array, nextOffset: number): void {
-    const { sub, topicId, partition } = stream
+  function deliver(stream: Stream, { batches, nextOffset, bounds }: PartitionRead): void {
+    const { sub } = stream
     if (batches.length === 0) {
       wait(stream)
       return
     }
-    const { highWatermark, leaderEpoch } = logs.bounds(topicId, partition)
+    const { highWatermark, leaderEpoch } = bounds
     stream.offset = nextOffset
     stream.creditBytes -= batches.length
     counters.recordsFrames++

@@ -57,6 +57,8 @@ export function createLane(host: LaneHost, handle: number): Lane {
   const gate = createLaneGate()
   const queue: LaneFrame[] = []
   let key: LaneKey | null = null
+  /** As the leader last said. */
+  let tip: LaneTip | null = null
   let acked: LaneTip | null = null
   let appending = 0
   let barrier = false
@@ -68,12 +70,7 @@ export function createLane(host: LaneHost, handle: number): Lane {
       pump()
     },
     ack: () => {
-      if (stopped) return
-      const tip = currentTip()
-      if (tip === null) {
-        refuseIfGone()
-        return
-      }
+      if (stopped || tip === null) return
       acked = tip
       host.send({ t: 'ack', log: handle, ...tip })
     },
@@ -164,8 +161,11 @@ export function createLane(host: LaneHost, handle: number): Lane {
     done: () => void,
   ): Promise<void> {
     try {
-      const tip = await call()
-      if (tip !== null) host.moved(lane)
+      const told = await call()
+      if (told !== null) {
+        tip = told
+        host.moved(lane)
+      }
     } catch (error) {
       refuse(generation, toTributaryError(error))
     }
@@ -175,6 +175,7 @@ export function createLane(host: LaneHost, handle: number): Lane {
 
   async function bind(frame: OpenFrame): Promise<null> {
     key = null
+    tip = null
     const { topic: name, topicId, lane: laneNumber, lanes, partitionBy } = frame
     const { edgeId } = host
     const bound = await host.ports.fleet.bindLane({
@@ -186,62 +187,53 @@ export function createLane(host: LaneHost, handle: number): Lane {
       partitionBy,
     })
     const { topic, partition } = bound
-    key = { edgeId, topicId: topic.topicId, partition, lane: laneNumber }
-    acked = await settledTip(key)
+    const target = { edgeId, topicId: topic.topicId, partition, lane: laneNumber }
+    const { tip: found, leaderEpoch } = await logs.openLane(target)
+    key = target
+    tip = found
+    acked = found
     if (stopped) return null
     host.send({
       t: 'opened',
       log: handle,
       topicId: topic.topicId,
       partition,
-      leaderEpoch: logs.bounds(topic.topicId, partition).leaderEpoch,
+      leaderEpoch,
       maxRecordBytes: topic.config.maxRecordBytes,
       maxBatchBytes: host.maxFrameBytes - FRAME_ROOM_BYTES,
-      tip: acked,
+      tip: found,
     })
     return null
   }
 
-  /**
-   * The tip once all of it is committed: an earlier connection may have left appends under way, of which this one would never
-   * be told. Announcing the tip's own run writes nothing and resolves then.
-   */
-  async function settledTip(of: LaneKey): Promise<LaneTip | null> {
-    const tip = logs.tip(of)
-    return tip === null ? null : logs.startRun(of, { run: tip.run, prev: null, reason: 'next' })
+  function ackMoved(): void {
+    if (tip !== null && differs(tip, acked)) lane.ack()
   }
 
-  function currentTip(): LaneTip | null {
+  /** Where the lane goes on after a failure: as the leader said with it, else as it stands here; null where neither is known. */
+  function placeAfter(error: TributaryError): BlockedAt {
+    const here = tipHere()
+    const { run = here?.run ?? tip?.run, next = here?.next } = numbers(error.details)
+    return run === undefined || next === undefined ? null : { run, next }
+  }
+
+  function tipHere(): LaneTip | null {
     try {
       return key === null ? null : logs.tip(key)
     } catch (error) {
-      // The topic went away meanwhile: the next frame on the lane says so.
+      // The topic went away meanwhile, or its leader did.
       if (isTributaryError(error)) return null
       throw error
     }
   }
 
-  /** The topic went away behind the last frame of the lane: without a word the edge would wait for that one's ack. */
-  function refuseIfGone(): void {
-    try {
-      if (key !== null) logs.bounds(key.topicId, key.partition)
-    } catch (error) {
-      refuse(gate.generation(), toTributaryError(error))
-    }
-  }
-
-  function ackMoved(): void {
-    const tip = currentTip()
-    if (tip !== null && differs(tip, acked)) lane.ack()
-  }
-
   function refuse(generation: number, error: TributaryError): void {
-    const tip = currentTip()
-    const { run = tip?.run, next = tip?.next, sequence } = numbers(error.details)
-    const at: BlockedAt = run === undefined || next === undefined ? null : { run, next }
+    const at = placeAfter(error)
+    const { sequence } = numbers(error.details)
     if (!gate.refuse(generation, at) || stopped) return
     // What was acked before the failure goes first, so that the edge never sees `next` move back.
     ackMoved()
+    if (tip !== null && at?.run === tip.run) tip = { ...tip, next: at.next }
     const frame: RefusedFrame = { t: 'refused', log: handle, code: error.code, message: error.message }
     host.send({ ...frame, ...at, ...(sequence === undefined ? {} : { sequence }) })
     host.refused(error)

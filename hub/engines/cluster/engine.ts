@@ -171,7 +171,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   }
 
   function stats(): EngineStats {
-    const edges = fleet.list()
+    const edges = fleet.local()
     const producers = { clients: 0, lanes: 0, evicted: 0 }
     for (const partition of partitions.open()) {
       const counted = partition.producerStats()
@@ -211,6 +211,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
       logs,
       fleet,
       cluster: createCluster(metadata),
+      addresses: () => [],
       notReadyReason: () => failure.error()?.message ?? (closing === null ? null : 'the hub is stopping'),
     },
     stats: current,

@@ -101,7 +101,8 @@ export function createFleet({ env, metadata, partitions, log }: FleetContext): F
       presence.clockOffsetMs = clockOffsetMs
     },
     bindLane: request => metadata.submit('bind-lane', request),
-    list: () => metadata.image().edges().map(infoOf),
+    list: async () => metadata.image().edges().map(infoOf),
+    local: () => metadata.image().edges().map(infoOf),
     remove: async edgeId => {
       const image = metadata.image()
       const edge = image.edge(edgeId)

@@ -38,7 +38,7 @@ export function createLogs(metadata: Metadata, partitions: PartitionTable): Logs
   const idOf = ({ edgeId, lane }: LaneKey): LaneId => ({ edge: edgeId, lane })
 
   return {
-    bounds: (topicId, partition) => {
+    bounds: async (topicId, partition) => {
       topicWith(topicId, partition)
       return partitions.peek(topicId, partition)?.bounds() ?? NOTHING
     },
@@ -56,12 +56,21 @@ export function createLogs(metadata: Metadata, partitions: PartitionTable): Logs
       partitions.use(writable(lane.topicId, lane.partition), lane.partition, open =>
         open.declareGap(idOf(lane), gap),
       ),
+    openLane: async lane => {
+      topicWith(lane.topicId, lane.partition)
+      const open = partitions.peek(lane.topicId, lane.partition)
+      const tip = open?.tip(idOf(lane)) ?? null
+      // Announcing the tip's own run writes nothing and resolves once all of it is committed.
+      const start = tip === null ? null : { run: tip.run, prev: null, reason: 'next' as const }
+      const settled = open === null || start === null ? tip : await open.startRun(idOf(lane), start)
+      return { tip: settled, leaderEpoch: (open?.bounds() ?? NOTHING).leaderEpoch }
+    },
     tip: lane => partitions.peek(lane.topicId, lane.partition)?.tip(idOf(lane)) ?? null,
     read: async (topicId, partition, offset, maxBytes) => {
       topicWith(topicId, partition)
       const open = partitions.peek(topicId, partition)
-      if (open !== null) return open.read(offset, maxBytes)
-      if (offset === 0) return { batches: NO_BYTES, nextOffset: 0 }
+      if (open !== null) return { ...(await open.read(offset, maxBytes)), bounds: open.bounds() }
+      if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, bounds: NOTHING }
       throw new TributaryError(
         'offset_out_of_range',
         `partition ${partition} is empty, offset ${offset} is past it`,

@@ -29,7 +29,7 @@ describe('the cluster engine', () => {
       let hub = await start()
       const { topic, lane } = await attach(hub, 'e1')
       expect(hub.logs.tip(lane)).toBeNull()
-      expect(hub.logs.bounds(topic.topicId, lane.partition).endOffset).toBe(0)
+      expect((await hub.logs.bounds(topic.topicId, lane.partition)).endOffset).toBe(0)
       // Pipelined before the partition's log exists, and in order all the same.
       const [, tip] = await Promise.all([
         hub.logs.startRun(lane, { run: P, ...FIRST }),
@@ -37,11 +37,11 @@ describe('the cluster engine', () => {
       ])
       expect(tip).toEqual({ run: P, next: 2, committed: 2 })
       await hub.logs.declareGap(lane, gap)
-      const before = { clusterId: hub.clusterId, topics: hub.topics.list(), edges: hub.fleet.list() }
+      const before = { clusterId: hub.clusterId, topics: hub.topics.list(), edges: hub.fleet.local() }
       hub = await restart(hub, how)
       expect(hub.clusterId).toBe(before.clusterId)
       expect(hub.topics.list()).toEqual(before.topics)
-      expect(hub.fleet.list()).toEqual(
+      expect(hub.fleet.local()).toEqual(
         before.edges.map(edge => ({ ...edge, connected: false, clockOffsetMs: 0 })),
       )
       expect(hub.logs.tip(lane)).toEqual({ run: P, next: 7, committed: 7 })
@@ -160,7 +160,7 @@ describe('the cluster engine', () => {
     hub.env.disk.flipBit(path, content.indexOf('edge_registered'), 1)
     hub = await start(environment(hub.env.disk, hub.env.clock))
     expect(hub.topics.list().map(({ name }) => name)).toEqual(['_gaps', '_dead', 'a', 'b', 'c'])
-    expect(hub.fleet.list()).toEqual([])
+    expect(hub.fleet.local()).toEqual([])
     expect(await hub.fleet.connect(hello('e1', 1))).toEqual({ session: 2, verdict: 'hub-rollback' })
     await hub.engine.close()
   })
@@ -178,9 +178,9 @@ describe('the cluster engine', () => {
     }
     const { logBytes } = hub.engine.stats().metadata
     expect(logBytes).toBeLessThan(9 * 1024 * 1024)
-    const edges = hub.fleet.list()
+    const edges = hub.fleet.local()
     hub = await restart(hub, 'kill')
-    expect(hub.fleet.list().map(({ id, session }) => ({ id, session }))).toEqual(
+    expect(hub.fleet.local().map(({ id, session }) => ({ id, session }))).toEqual(
       edges.map(({ id, session }) => ({ id, session })),
     )
     expect(hub.topics.byName('a').partitions).toBe(3)
@@ -287,7 +287,7 @@ describe('topics', () => {
   it('without records have bounds, reads and waiters, and no files', async () => {
     const hub = await start()
     const { topicId } = await hub.topics.create({ name: 'a', partitions: 50 })
-    expect(hub.logs.bounds(topicId, 49)).toMatchObject({ startOffset: 0, highWatermark: 0 })
+    expect(await hub.logs.bounds(topicId, 49)).toMatchObject({ startOffset: 0, highWatermark: 0 })
     expect((await hub.logs.read(topicId, 49, 0, 100)).nextOffset).toBe(0)
     expect(await codeOf(hub.logs.read(topicId, 49, 1, 100))).toBe('offset_out_of_range')
     expect(await hub.logs.offsetForTime(topicId, 49, 5)).toBe(0)
@@ -321,11 +321,11 @@ describe('edges', () => {
     expect(await codeOf(hub.fleet.start('e1', first.session))).toBe('fenced')
     await hub.fleet.start('e1', second.session)
     hub.fleet.disconnect('e1', first.session)
-    expect(hub.fleet.list()[0]?.connected).toBe(true)
+    expect(hub.fleet.local()[0]?.connected).toBe(true)
     hub.fleet.report('e1', second.session, { atMs: 5, diskBytes: 1, diskBudgetBytes: 2, lanes: [] }, 42)
-    expect(hub.fleet.list()[0]).toMatchObject({ clockOffsetMs: 42, report: { diskBytes: 1 } })
+    expect(hub.fleet.local()[0]).toMatchObject({ clockOffsetMs: 42, report: { diskBytes: 1 } })
     hub.fleet.disconnect('e1', second.session)
-    expect(hub.fleet.list()[0]?.connected).toBe(false)
+    expect(hub.fleet.local()[0]?.connected).toBe(false)
     await hub.engine.close()
   })
 
@@ -338,7 +338,7 @@ describe('edges', () => {
     expect(await codeOf(hub.fleet.remove('e2'))).toBe('not_found')
     hub.fleet.disconnect('e1', 1)
     await hub.fleet.remove('e1')
-    expect(hub.fleet.list()).toEqual([])
+    expect(hub.fleet.local()).toEqual([])
     hub = await restart(hub, 'kill')
     const again = await attach(hub, 'e1')
     expect(hub.logs.tip(again.lane)).toBeNull()
@@ -387,7 +387,7 @@ describe('a hub that went back', () => {
     const back = await hub.fleet.connect(hello('e1', 3))
     expect(back).toMatchObject({ verdict: 'hub-rollback', session: 4 })
     await hub.fleet.start('e1', back.session)
-    expect(hub.fleet.list()[0]?.alarms).toMatchObject([{ kind: 'hub-rollback' }])
+    expect(hub.fleet.local()[0]?.alarms).toMatchObject([{ kind: 'hub-rollback' }])
     expect(hub.logs.tip(lane)).toMatchObject({ run: P, next: 2 })
     await hub.logs.declareGap(lane, {
       ...gap,

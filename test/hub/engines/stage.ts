@@ -73,7 +73,8 @@ export async function values(hub: Hub, topicName: string): Promise<string[]> {
   const topic = hub.topics.byName(topicName)
   const found: string[] = []
   for (let partition = 0; partition < topic.partitions; partition++) {
-    for (let offset = hub.logs.bounds(topic.topicId, partition).startOffset; ; ) {
+    const { startOffset } = await hub.logs.bounds(topic.topicId, partition)
+    for (let offset = startOffset; ; ) {
       const { batches, nextOffset } = await hub.logs.read(topic.topicId, partition, offset, 65_536)
       if (nextOffset === offset) break
       for (const { at, header } of eachBatch(batches)) {

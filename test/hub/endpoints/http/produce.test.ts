@@ -137,7 +137,7 @@ describe('producing over REST', () => {
         answered = true
       })
     const { topicId } = hub.fake.topics.byName('t')
-    await until(() => hub.fake.logs.bounds(topicId, 0).endOffset === 1)
+    await until(() => hub.fake.endOffset(topicId, 0) === 1)
     await hub.call('GET', '/healthz')
     expect(answered).toBe(false)
     hub.fake.release()
@@ -256,9 +256,7 @@ describe('producing over REST', () => {
     hub.fake.hold()
     const body = { records: [{ value: 'x'.repeat(600) }] }
     const first = hub.call('POST', '/v1/topics/t/records', body)
-    await until(() =>
-      hub.fake.topics.list().some(({ topicId }) => hub.fake.logs.bounds(topicId, 0).endOffset === 1),
-    )
+    await until(() => hub.fake.topics.list().some(({ topicId }) => hub.fake.endOffset(topicId, 0) === 1))
     const second = await hub.call('POST', '/v1/topics/t/records', body)
     expect(second.status).toBe(429)
     expect(second.json.error).toMatchObject({

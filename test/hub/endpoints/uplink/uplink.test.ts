@@ -213,8 +213,8 @@ describe('handshake', () => {
     const lanes = [{ topic: 't', lane: 0, lagRecords: 3, lagBytes: 9, oldestMs: 5, droppedRecords: 0 }]
     const nowMs = Date.now() + 3_600_000
     edge.send({ t: 'report', nowMs, version: '1', diskBytes: 10, diskBudgetBytes: 20, lanes })
-    await until(() => ports.fleet.list()[0]?.report !== null, 'the report')
-    const [info] = ports.fleet.list()
+    await until(() => ports.fleet.local()[0]?.report !== null, 'the report')
+    const [info] = ports.fleet.local()
     expect(info?.report).toMatchObject({ diskBytes: 10, diskBudgetBytes: 20, lanes })
     expect(Math.abs((info?.clockOffsetMs ?? 0) - 3_600_000)).toBeLessThan(1_000)
   })
@@ -237,10 +237,7 @@ describe('lanes', () => {
     const { edge, ports } = await lane()
     ports.hold()
     for (let sequence = 0; sequence < 100; sequence++) edge.send(append(1, sequence, 1))
-    await until(
-      () => ports.logs.bounds(ports.topics.list()[0]?.topicId ?? '', 0).endOffset === 100,
-      'the appends',
-    )
+    await until(() => ports.endOffset(ports.topics.list()[0]?.topicId ?? '', 0) === 100, 'the appends')
     expect(edge.waiting()).toEqual([])
     ports.release()
     expect(await edge.expect('ack')).toEqual({ t: 'ack', log: 1, run: RUN, next: 100, committed: 100 })
@@ -289,7 +286,7 @@ describe('lanes', () => {
     await acked(edge, 5)
     edge.send(append(1, 0, 5))
     await acked(edge, 5)
-    expect(ports.logs.bounds(opened.topicId, opened.partition).endOffset).toBe(5)
+    expect(ports.endOffset(opened.topicId, opened.partition)).toBe(5)
   })
 
   test('bad CRC: refused as corrupt with the place to go on from; the connection and other lanes live', async () => {
@@ -408,7 +405,7 @@ describe('limits and closing', () => {
     const { edge, ports, session, opened } = await lane()
     ports.hold()
     edge.send(append(1, 0, 4))
-    await until(() => ports.logs.bounds(opened.topicId, opened.partition).endOffset === 4, 'the append')
+    await until(() => ports.endOffset(opened.topicId, opened.partition) === 4, 'the append')
     const closed = session.close()
     ports.release()
     await acked(edge, 4)
@@ -425,7 +422,7 @@ describe('limits and closing', () => {
     await edge.whenClosed
     ports.release()
     await until(() => counters.open === 0, 'the close')
-    expect(ports.fleet.list()[0]?.connected).toBe(false)
+    expect(ports.fleet.local()[0]?.connected).toBe(false)
     const again = connect().edge
     await started(again, 1)
     again.send(open(1))
