@@ -132,9 +132,10 @@ async function rollBack(context: FaultContext, edge: EdgeHost, copies: Map<strin
 async function clone(context: FaultContext): Promise<boolean> {
   const { sim, rng, pause } = context
   const edge = sim.edges[rng.below(sim.edges.length)]
-  if (edge === undefined || sim.edges.filter(({ edgeId }) => edgeId === edge.edgeId).length > 1) return false
+  if (edge === undefined) return false
   const copy = edge.copy()
   await pause(10, 3_000)
+  if (sim.edges.some(({ host, edgeId }) => edgeId === edge.edgeId && host !== edge.host)) return false
   sim.book.excuse(edge.edgeId, 'fork')
   const twin = sim.addEdge(edge.edgeId, `${edge.host}b`, sim.plan.edge)
   twin.restore(copy)
