@@ -1,16 +1,22 @@
 import { TributaryError } from '../../common/errors.ts'
+import type { Log } from '../../common/log/types.ts'
 import { admitBatches, countFresh, takeFresh } from './admission.ts'
-import type { PartitionContext } from './context.ts'
+import type { ReplicaContext } from './context.ts'
 import type { Pipeline } from './pipeline.ts'
 import type { Producers } from './producers.ts'
 import { countRefusal } from './stats.ts'
 
+/** What appending takes. */
+export interface AppendContext extends ReplicaContext {
+  log: Log
+}
+
 /**
- * Appends of clients, with or without idempotence. Resolves when committed; without acks at once, and then a failure of
- * the disk is only counted. A repeat gets the offset of its original.
+ * Appends of clients, with or without idempotence. Resolves when committed; with acks=1 when durable here; without acks at once, and
+ * then a failure is only counted. A repeat gets the offset of its original.
  */
 export function clientAppends(
-  { log, clock, limits, counters }: PartitionContext,
+  { log, clock, limits, counters }: AppendContext,
   producers: Producers,
   { commit, committed }: Pipeline,
 ): (batches: Uint8Array, acks: 0 | 1 | 'all') => Promise<{ baseOffset: number }> {
@@ -36,8 +42,9 @@ export function clientAppends(
       countFresh(counters, admitted, fresh)
       return { baseOffset }
     }
-    if (fresh === null) return committed(value)
-    const done = commit(fresh.bytes, true, fresh.undo, value)
+    const until = acks === 'all' ? 'committed' : 'durable'
+    if (fresh === null) return committed(until, value)
+    const done = commit(fresh.bytes, { isData: true, undo: fresh.undo, until }, value)
     if (acks !== 0) return done
     done.catch(error => countRefusal(counters, error instanceof TributaryError ? error.code : 'disk_failed'))
     return Promise.resolve({ baseOffset })

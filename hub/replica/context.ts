@@ -5,23 +5,32 @@ import type { AdmissionLimits } from './admission.ts'
 import type { GapControl } from './control.ts'
 import type { TopicCounters } from './stats.ts'
 
-/** What a partition is given by the engine around it. */
-export interface PartitionContext {
+/** What a replica is given by the engine around it. */
+export interface ReplicaContext {
   /** For messages: topic and number. */
   name: string
-  log: Log
   clock: Clock
   codec: Codec
-  /** Of its producers. */
-  snapshots: Snapshots
-  leaderEpoch: number
+  /** Opens its log, making it where there is none, and the snapshots of its producers. */
+  open(): Promise<{ log: Log; snapshots: Snapshots }>
   /** As the topic's settings are now. */
   limits(): AdmissionLimits
   /** Stamped into appends, see hub-time.ts. */
   hubTimeMs(): number
-  /** A gap's control batch was appended at `offset`; called in the same synchronous turn, so that what it appends shares the commit. */
+  /** A gap's control batch was appended at `offset` by this leader; called in the same synchronous turn, so that what it appends shares the commit. */
   onGap(gap: GapControl, offset: number): void
   /** A stretch of the log is lost. */
   onDamage(damage: Damage): void
   counters: TopicCounters
+  events: ReplicaEvents
+}
+
+/** What a replica tells in the turn in which it happens; for its fetches and those of its followers. */
+export interface ReplicaEvents {
+  /** It acts by the role that it was assigned last. */
+  acting(): void
+  /** More of its log is durable. */
+  durable(): void
+  /** As a leader: the watermark may have moved. */
+  watermark(): void
 }

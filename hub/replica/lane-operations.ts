@@ -1,7 +1,7 @@
 import { concat } from '../../common/bytes.ts'
 import type { LaneTip } from '../../common/wire.ts'
 import { admitBatches, countFresh, takeFresh } from './admission.ts'
-import type { PartitionContext } from './context.ts'
+import type { AppendContext } from './client-appends.ts'
 import { gapBatch, gapControl, runBatch, runControl } from './control.ts'
 import type { GapRange, LaneId, LaneState, RunAnnouncement } from './lanes.ts'
 import { laneKey } from './lanes.ts'
@@ -18,7 +18,7 @@ export interface LaneOperations {
 
 /** What edges do in a partition. Each resolves with the lane's tip once what it asked for is committed, by itself or by an earlier call. */
 export function laneOperations(
-  { log, clock, limits, counters, onGap }: PartitionContext,
+  { log, clock, limits, counters, onGap }: AppendContext,
   producers: Producers,
   { commit, committed }: Pipeline,
 ): LaneOperations {
@@ -50,7 +50,7 @@ export function laneOperations(
     const key = laneKey(id)
     const after = producers.lane(id)
     if (!inFlight.has(key)) inFlight.set(key, { run: before?.run ?? -1, committed: before?.next ?? 0 })
-    return commit(bytes, isData, undo, () => {
+    return commit(bytes, { isData, undo, until: 'committed' }, () => {
       onCommit?.()
       if (after === undefined || producers.lane(id) === after) inFlight.delete(key)
       else inFlight.set(key, { run: after.run, committed: after.next })
@@ -74,14 +74,14 @@ export function laneOperations(
         return commitLane(id, before, fresh.bytes, true, fresh.undo, () =>
           countFresh(counters, admitted, fresh),
         )
-      return committed(() => {
+      return committed('committed', () => {
         countFresh(counters, admitted, null)
         return tipNow(id)
       })
     },
     startRun: (id, start) => {
       const declared = producers.judgeRun(id, start)
-      if (declared === null) return committed(() => tipNow(id))
+      if (declared === null) return committed('committed', () => tipNow(id))
       const before = producers.lane(id)
       const undo = [producers.applyRun(id, start)]
       const announced = runBatch(runControl(id, start))
@@ -99,7 +99,7 @@ export function laneOperations(
     },
     declareGap: (id, gap) => {
       const left = producers.judgeGap(id, gap)
-      if (left === null) return committed(() => tipNow(id))
+      if (left === null) return committed('committed', () => tipNow(id))
       const before = producers.lane(id)
       const undo = [producers.applyGap(left.run, left.to)]
       const count = left.count ?? left.to - left.from
@@ -117,7 +117,7 @@ export function laneOperations(
     },
     remove: async id => {
       const state = producers.lane(id)
-      if (state === undefined) return committed(() => undefined)
+      if (state === undefined) return committed('committed', () => undefined)
       const control = runControl(id, { run: state.run, prev: null, reason: 'first' })
       const undo = [producers.removeLane(id)]
       await commitLane(id, state, runBatch({ ...control, reason: 'removed' }), false, undo)

@@ -5,8 +5,10 @@ import { isTributaryError } from '../../common/errors.ts'
 import { MIB } from '../../common/limits.ts'
 import type { Snapshots } from '../../common/log/snapshots.ts'
 import type { Damage, Log, ReadResult } from '../../common/log/types.ts'
+import { createLeaderEpochs } from './leader-epochs.ts'
 import { decodeSnapshot } from './producer-snapshot.ts'
 import { Producers } from './producers.ts'
+import type { History } from './replay.ts'
 import { replayBatches } from './replay.ts'
 
 /** Reading a partition's log from within the hub: damage is passed over and told of, never a reason to stop. */
@@ -47,29 +49,40 @@ export async function readPastDamage(
   }
 }
 
+/** A history, and whether it is all that there is to know. */
+export interface Restored extends History {
+  /** False where the log starts later than anything was written, and no snapshot tells of what came before. */
+  complete: boolean
+}
+
 /**
- * Producers from the newest snapshot that fits the log, and the batches behind it. One from beyond the end would call
+ * The history of a log from the newest snapshot that fits it, and the batches behind it. A snapshot from beyond the end would call
  * records duplicates that the log has lost; it is removed, or the log would grow past it and make it believed.
  */
-export async function restoreProducers(
+export async function restoreHistory(
   log: Log,
   snapshots: Snapshots,
   nowMs: number,
   onDamage: OnDamage,
-): Promise<Producers> {
+): Promise<Restored> {
   const end = log.durableEndOffset()
   await snapshots.dropAfter(end)
   const snapshot = await snapshots.loadAtOrBelow(end)
-  const producers = snapshot === undefined ? new Producers() : decodeSnapshot(snapshot.bytes)
-  let offset = Math.max(snapshot?.offset ?? 0, log.startOffset())
+  const { producers, epochs } =
+    snapshot === undefined
+      ? { producers: new Producers(), epochs: createLeaderEpochs() }
+      : decodeSnapshot(snapshot.bytes)
+  const start = log.startOffset()
+  let offset = Math.max(snapshot?.offset ?? 0, start)
   while (offset < end) {
     const { batches, nextOffset, release } = await readPastDamage(log, offset, CHUNK_BYTES, end, onDamage)
-    replayBatches(producers, batches, offset, nowMs)
+    replayBatches({ producers, epochs }, batches, offset, nowMs)
     release?.()
     if (nextOffset <= offset) break
     offset = nextOffset
   }
-  return producers
+  epochs.cutBefore(start)
+  return { producers, epochs, complete: start === 0 || snapshot !== undefined }
 }
 
 /** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */

@@ -1,185 +1,451 @@
-import { TributaryError } from '../../common/errors.ts'
-import { DAY_MS, HOUR_MS, MIB, MINUTE_MS } from '../../common/limits.ts'
+import { messageOf, TributaryError } from '../../common/errors.ts'
 import type { ReadResult } from '../../common/log/types.ts'
 import type { LaneTip } from '../../common/wire.ts'
-import { clientAppends } from './client-appends.ts'
-import type { PartitionContext } from './context.ts'
-import { laneOperations } from './lane-operations.ts'
+import type { ReplicaContext } from './context.ts'
+import type { GivenBatches, GivenSnapshot } from './followers.ts'
+import { readForFollower, snapshotForFollower } from './followers.ts'
+import type { Following, Known } from './following.ts'
+import { createFollowing } from './following.ts'
+import type { InSync } from './in-sync.ts'
+import { createInSync } from './in-sync.ts'
 import type { GapRange, LaneId, RunAnnouncement } from './lanes.ts'
-import { readPastDamage, restoreProducers, searchByTime, tellKnownDamage } from './log-access.ts'
-import type { Pipeline } from './pipeline.ts'
-import { createPipeline } from './pipeline.ts'
-import { encodeSnapshot } from './producer-snapshot.ts'
-import type { Producers } from './producers.ts'
+import type { Bounds, Leader, Leading } from './leader.ts'
+import { createLeader, notSettled, outOfRange } from './leader.ts'
+import type { EpochEnd } from './leader-epochs.ts'
+import { createLeaderEpochs, parting } from './leader-epochs.ts'
+import { tellKnownDamage } from './log-access.ts'
+import type { Role } from './role.ts'
+import { epochOf, notLeading } from './role.ts'
+import type { SnapshotKeeper } from './snapshot-keeper.ts'
+import { createSnapshotKeeper } from './snapshot-keeper.ts'
+import type { ReplicaStore } from './store.ts'
+import { openStore } from './store.ts'
+import type { Upkept } from './upkeep.ts'
+import { deleteOld, lookAfter } from './upkeep.ts'
+import type { Waiters } from './waiters.ts'
 import { createWaiters } from './waiters.ts'
 
-/** Where a partition stands, see ports.ts. */
-export interface Bounds {
-  startOffset: number
-  endOffset: number
-  highWatermark: number
-  leaderEpoch: number
-  sizeBytes: number
-}
+/** Operations waiting for a partition to be opened, or for it to begin to lead; beyond it they are refused as `throttled`. */
+const MAX_WAITING = 10_000
 
-/** One replica of a partition, the leader's. Operations take effect in the order of their calls; see Logs in ports.ts for their errors. */
-export interface Partition {
-  bounds(): Bounds
-  append(batches: Uint8Array, acks: 0 | 1 | 'all'): Promise<{ baseOffset: number }>
-  appendLane(id: LaneId, batches: Uint8Array): Promise<LaneTip>
-  startRun(id: LaneId, start: RunAnnouncement): Promise<LaneTip>
-  declareGap(id: LaneId, gap: GapRange): Promise<LaneTip>
-  /** Forgets a lane, durably. */
-  removeLane(id: LaneId): Promise<void>
-  /** Appends the hub's own batch of one record, even into the disk reserve; it gets its offset in this synchronous turn. */
-  appendOwn(batch: Uint8Array): Promise<void>
-  tip(id: LaneId): LaneTip | null
-  read(offset: number, maxBytes: number): Promise<ReadResult>
-  offsetForTime(timeMs: number): Promise<number>
-  whenPast(offset: number, listener: () => void): () => void
-  /** Snapshots if due, expires producers, applies retention (`retentionTimeMs` null: paused). */
-  maintain(retentionTimeMs: number | null): Promise<void>
-  /** Writes a producer snapshot unless less than `growthBytes` were appended since the last. */
-  snapshot(growthBytes: number): Promise<void>
-  producerStats(): { clients: number; lanes: number; evicted: number }
-  /** Takes nothing more; waiters are woken. */
-  shut(error: TributaryError): void
-}
+/**
+ * This node's replica of a partition: leader, follower or idle, as it was last told by `assign`. Its log is opened, and made where it is
+ * not there, by the first append or fetch; until then the partition is empty. What only the leader does is refused as `not_available`
+ * where this node is none.
+ */
+export class Partition implements Leading {
+  readonly #context: ReplicaContext
+  readonly #waiters: Waiters
+  #role: Role = UNASSIGNED
+  /** The role that it acts by; null while what the former one began comes to its end. */
+  #acting: Role | null = UNASSIGNED
+  #store: ReplicaStore | null = null
+  #keeper: SnapshotKeeper | null = null
+  #inSync: InSync | null = null
+  #leader: Leader | null = null
+  /** What must not be interrupted: opening, cutting, starting over. */
+  #busy: Promise<void> | null = null
+  #changing = false
+  #closedBy: TributaryError | null = null
+  #waiting: { run(leader: Leader): void; reject(error: unknown): void }[] = []
+  readonly #known: Known = { highWatermark: 0, leaderStart: 0 }
+  /** What it does as a follower. */
+  readonly following: Following
 
-/** Bytes appended after which a snapshot is due, so that a start replays no more. */
-const SNAPSHOT_AFTER_BYTES = 64 * MIB
-/** Time after which it is where whole segments wait for it to be deleted, so that retention is not late by more. */
-const SNAPSHOT_FOR_RETENTION_MS = 10 * MINUTE_MS
-/** Time after which it is wherever anything was appended. */
-const SNAPSHOT_AFTER_MS = 6 * HOUR_MS
-/** As Kafka's producer.id.expiration.ms, with the design's value. */
-const PRODUCER_ID_EXPIRATION_MS = 7 * DAY_MS
-
-/** Opens a partition on its log: producers come from the newest snapshot and the batches behind it. */
-export async function openPartition(context: PartitionContext): Promise<Partition> {
-  const { log, snapshots, clock, onDamage } = context
-  tellKnownDamage(log, onDamage)
-  const producers = await restoreProducers(log, snapshots, clock.nowMs(), onDamage)
-  const waiters = createWaiters(clock, () => pipeline.highWatermark())
-  const pipeline = createPipeline({ ...context, onAdvance: waiters.moved })
-  const { inOrder, committed, highWatermark } = pipeline
-  const clients = clientAppends(context, producers, pipeline)
-  const lanes = laneOperations(context, producers, pipeline)
-  const keeper = snapshotKeeper(context, producers, pipeline)
-
-  return {
-    bounds: () => ({
-      startOffset: log.startOffset(),
-      endOffset: log.endOffset(),
-      highWatermark: highWatermark(),
-      leaderEpoch: context.leaderEpoch,
-      sizeBytes: log.sizeBytes(),
-    }),
-    append: (batches, acks) => inOrder(false, () => clients(batches, acks)),
-    appendLane: (id, batches) => inOrder(false, () => lanes.append(id, batches)),
-    startRun: (id, start) => inOrder(true, () => lanes.startRun(id, start)),
-    declareGap: (id, gap) => inOrder(true, () => lanes.declareGap(id, gap)),
-    removeLane: id => inOrder(true, () => lanes.remove(id)),
-    appendOwn: batch =>
-      pipeline.commit(batch, false, [], () => {
-        context.counters.batchesIn++
-        context.counters.recordsIn++
-        context.counters.bytesIn += batch.length
-      }),
-    tip: lanes.tip,
-    read: (offset, maxBytes) => readCommitted(context, pipeline, offset, maxBytes),
-    offsetForTime: timeMs => searchByTime(log, timeMs, highWatermark(), context.codec, onDamage),
-    whenPast: (offset, listener) => waiters.add(offset, highWatermark(), listener),
-    snapshot: async growthBytes => {
-      if (keeper.growthBytes() >= growthBytes) await keeper.snapshot()
-    },
-    maintain: async retentionTimeMs => {
-      // By the clock of retention: a wall clock that jumps makes no producer's batches new again.
-      if (retentionTimeMs !== null) producers.expire(retentionTimeMs - PRODUCER_ID_EXPIRATION_MS)
-      if (keeper.due(highWatermark())) await keeper.snapshot()
-      if (retentionTimeMs === null || pipeline.closedBy() !== null) return
-      await committed(() => undefined)
-      // A segment may go only when the producers that wrote it stand in a durable snapshot.
-      await log.applyRetention(retentionTimeMs, Math.min(snapshots.newestOffset(), highWatermark()))
-    },
-    producerStats: () => producers.stats(),
-    shut: error => {
-      pipeline.shut(error)
-      waiters.wakeAll()
-    },
+  constructor(context: ReplicaContext) {
+    this.#context = context
+    this.following = createFollowing({
+      known: this.#known,
+      store: () => this.#store,
+      keeper: () => this.#keeper,
+      under: leaderEpoch => this.#under(leaderEpoch),
+      alone: work => this.#alone(work),
+      open: () => this.open(),
+    })
+    this.#waiters = createWaiters(context.clock, () => this.#inSync?.highWatermark() ?? 0)
   }
-}
 
-async function readCommitted(
-  context: PartitionContext,
-  pipeline: Pipeline,
-  offset: number,
-  maxBytes: number,
-): Promise<ReadResult> {
-  const closedBy = pipeline.closedBy()
-  if (closedBy?.code === 'topic_deleted') throw closedBy
-  const { log, counters, name } = context
-  const [startOffset, highWatermark] = [log.startOffset(), pipeline.highWatermark()]
-  if (offset < startOffset || offset > highWatermark) {
+  // ------------------------------------------------------------------------------------------ roles
+
+  role(): Role {
+    return this.#role
+  }
+
+  /** The epoch under which it leads or follows right now; null while it can't. */
+  actingEpoch(kind: 'leader' | 'follower'): number | null {
+    const acting = this.#acting
+    return acting !== null && acting.kind === kind && this.#closedBy === null ? epochOf(acting) : null
+  }
+
+  /** Takes over what the controller says. Whoever waits for what the former role began is told `not_available`. */
+  assign(role: Role): void {
+    const before = this.#role
+    this.#role = role
+    if (role.kind === before.kind && epochOf(role) === epochOf(before)) {
+      if (role.kind !== 'leader') {
+        if (this.#acting !== null) this.#acting = role
+        return
+      }
+      if (this.#inSync === null) return
+      this.#acting = role
+      if (this.#inSync.update(role.seats, role.required)) this.#advanced()
+      return
+    }
+    this.#stepDown(notLeading(this.#context.name, role))
+    void this.#change()
+  }
+
+  #stepDown(error: TributaryError): void {
+    this.#acting = null
+    if (this.#inSync !== null)
+      this.#known.highWatermark = Math.max(this.#known.highWatermark, this.#inSync.highWatermark())
+    this.#inSync = null
+    this.#leader?.shut(error)
+    this.#leader = null
+    this.#waiters.wakeAll()
+    if (this.#role.kind !== 'leader') for (const waiting of this.#waiting.splice(0)) waiting.reject(error)
+  }
+
+  /** Acts by the newest role as soon as nothing is under way any more; at once where nothing is. */
+  async #change(): Promise<void> {
+    if (this.#changing) return
+    if (this.#isQuiet()) {
+      this.#act()
+      return
+    }
+    this.#changing = true
+    try {
+      while (!this.#isQuiet()) {
+        await this.#busy
+        await this.#store?.quiet()
+      }
+    } catch (error) {
+      this.shut(asError(error, this.#context.name))
+    } finally {
+      this.#changing = false
+    }
+    this.#act()
+  }
+
+  #isQuiet(): boolean {
+    if (this.#busy !== null) return false
+    if (this.#store === null) return true
+    const { log, reflected } = this.#store
+    return log.endOffset() === log.durableEndOffset() && log.endOffset() >= reflected.end
+  }
+
+  #act(): void {
+    if (this.#closedBy !== null) return
+    const role = this.#role
+    this.#acting = role
+    const log = this.#store?.log
+    const [endOffset, durableEnd] = [log?.endOffset() ?? 0, log?.durableEndOffset() ?? 0]
+    if (role.kind === 'leader') {
+      const start = { endOffset, durableEnd, highWatermark: Math.min(this.#known.highWatermark, durableEnd) }
+      this.#inSync = createInSync(role.self, role.seats, role.required, start)
+      if (this.#store !== null) this.#lead(this.#store, this.#inSync)
+      else if (this.#waiting.length > 0) this.open().catch(() => {})
+      this.#waiters.moved()
+    } else this.#store?.epochs.cutAfter(endOffset)
+    this.#context.events.acting()
+  }
+
+  #lead(store: ReplicaStore, inSync: InSync): void {
+    const leader = createLeader({ ...this.#context, store, inSync, leaderEpoch: epochOf(this.#role) })
+    this.#leader = leader
+    // In this turn, before anyone else can find it leading and go first.
+    for (const { run } of this.#waiting.splice(0)) run(leader)
+  }
+
+  /** Opens the log, making it where there is none. A failure is told to those who wait for it and tried again by the next. */
+  open(): Promise<void> {
+    if (this.#store !== null || this.#closedBy !== null) return Promise.resolve()
+    return this.#alone(async () => {
+      if (this.#store !== null) return
+      try {
+        this.#store = await this.#openStore()
+      } catch (error) {
+        for (const waiting of this.#waiting.splice(0)) waiting.reject(error)
+        throw error
+      }
+      const { log } = this.#store
+      this.#keeper = createSnapshotKeeper(this.#store, this.#context.clock, () => this.#covered())
+      if (this.#acting === null) return
+      if (log.endOffset() > 0) this.#act()
+      else if (this.#inSync !== null) this.#lead(this.#store, this.#inSync)
+    })
+  }
+
+  async #openStore(): Promise<ReplicaStore> {
+    const { name, clock, onDamage } = this.#context
+    const { log, snapshots } = await this.#context.open()
+    tellKnownDamage(log, onDamage)
+    return openStore({
+      name,
+      log,
+      snapshots,
+      clock,
+      onDamage,
+      onDurable: end => this.#durable(end),
+      onFailed: () => this.#keeper?.giveUp(),
+    })
+  }
+
+  /** Runs what nothing else may go on beside, one after another. */
+  #alone(work: () => Promise<void>): Promise<void> {
+    const after = this.#busy ?? Promise.resolve()
+    const done = after.catch(() => {}).then(work)
+    const busy = done
+      .catch(() => {})
+      .finally(() => {
+        if (this.#busy === busy) this.#busy = null
+      })
+    this.#busy = busy
+    return done
+  }
+
+  #durable(durableEnd: number): void {
+    this.#inSync?.own(durableEnd)
+    this.#advanced()
+    this.#context.events.durable()
+  }
+
+  /** The watermark or the durable end may have moved. */
+  #advanced(): void {
+    this.#keeper?.advanced()
+    if (this.#inSync === null) return
+    this.#leader?.advance()
+    this.#waiters.moved()
+    this.#context.events.watermark()
+  }
+
+  /** What is committed and durable here. */
+  #covered(): number {
+    const watermark = this.#inSync?.highWatermark() ?? this.#known.highWatermark
+    return Math.min(watermark, this.#store?.log.durableEndOffset() ?? 0)
+  }
+
+  /** Takes nothing more; whoever waits is told why. */
+  shut(error: TributaryError): void {
+    this.#closedBy ??= error
+    this.#stepDown(error)
+    this.#keeper?.giveUp()
+    for (const waiting of this.#waiting.splice(0)) waiting.reject(error)
+  }
+
+  /** Resolves when nothing is under way that touches its files, but appends. */
+  async idle(): Promise<void> {
+    while (this.#busy !== null) await this.#busy
+    await this.#keeper?.idle()
+  }
+
+  /** Whether its log is there. */
+  isOpen(): boolean {
+    return this.#store !== null
+  }
+
+  // ----------------------------------------------------------------------------------------- leading
+
+  /** Runs an operation of the leader at once, or when it leads and its log is open, in the order of the calls. */
+  use<T>(operation: (leader: Leading) => Promise<T>): Promise<T> {
+    if (this.#leader !== null) return operation(this.#leader)
+    const refusal = this.#closedBy ?? (this.#role.kind === 'leader' ? null : this.#notLeading())
+    if (refusal !== null) return Promise.reject(refusal)
+    if (this.#waiting.length >= MAX_WAITING) {
+      return Promise.reject(
+        new TributaryError('throttled', `${this.#context.name} is being opened; try again`),
+      )
+    }
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ run: leader => void operation(leader).then(resolve, reject), reject })
+      if (this.#acting !== null) this.open().catch(() => {})
+    })
+  }
+
+  #notLeading(): TributaryError {
+    return notLeading(this.#context.name, this.#role)
+  }
+
+  /** Throws `not_available` where it does not lead. */
+  #leads(): InSync {
+    if (this.#closedBy !== null) throw this.#closedBy
+    if (this.#inSync === null) throw this.#notLeading()
+    return this.#inSync
+  }
+
+  /** Where it stands, told by the leader alone. Throws `not_available` where it is none, or not settled yet. */
+  bounds(): Bounds {
+    const inSync = this.#leads()
+    if (!inSync.settled()) throw notSettled(this.#context.name)
+    const log = this.#store?.log
+    return {
+      startOffset: log?.startOffset() ?? 0,
+      endOffset: log?.endOffset() ?? 0,
+      highWatermark: inSync.highWatermark(),
+      leaderEpoch: epochOf(this.#role),
+      sizeBytes: log?.sizeBytes() ?? 0,
+    }
+  }
+
+  append(batches: Uint8Array, acks: 0 | 1 | 'all'): Promise<{ baseOffset: number }> {
+    return this.use(leader => leader.append(batches, acks))
+  }
+
+  appendLane(id: LaneId, batches: Uint8Array): Promise<LaneTip> {
+    return this.use(leader => leader.appendLane(id, batches))
+  }
+
+  startRun(id: LaneId, start: RunAnnouncement): Promise<LaneTip> {
+    return this.use(leader => leader.startRun(id, start))
+  }
+
+  declareGap(id: LaneId, gap: GapRange): Promise<LaneTip> {
+    return this.use(leader => leader.declareGap(id, gap))
+  }
+
+  removeLane(id: LaneId): Promise<void> {
+    return this.use(leader => leader.removeLane(id))
+  }
+
+  appendOwn(batch: Uint8Array): Promise<void> {
+    return this.use(leader => leader.appendOwn(batch))
+  }
+
+  /** The lane's tip. Throws `not_available` where this does not lead, or does not know yet what is committed. */
+  tip(id: LaneId): LaneTip | null {
+    if (!this.#leads().settled()) throw notSettled(this.#context.name)
+    return this.#leader?.tip(id) ?? null
+  }
+
+  async read(offset: number, maxBytes: number): Promise<ReadResult> {
+    this.#leads()
+    if (this.#leader !== null) return this.#leader.read(offset, maxBytes)
+    if (offset === 0) return { batches: NO_BYTES, nextOffset: 0 }
+    throw outOfRange(this.#context.name, offset, 0, 0)
+  }
+
+  async offsetForTime(timeMs: number): Promise<number> {
+    if (!this.#leads().settled()) throw notSettled(this.#context.name)
+    return this.#leader?.offsetForTime(timeMs) ?? 0
+  }
+
+  /** Calls `listener` once when the watermark is past `offset`, the partition is led by another, or goes away; the result cancels. */
+  whenPast(offset: number, listener: () => void): () => void {
+    if (this.#role.kind !== 'leader' || this.#closedBy !== null) {
+      let wanted = true
+      this.#context.clock.soon(() => {
+        if (wanted) listener()
+      })
+      return () => {
+        wanted = false
+      }
+    }
+    return this.#waiters.add(offset, this.#inSync?.highWatermark() ?? 0, listener)
+  }
+
+  // -------------------------------------------------------------------------- what its followers ask
+
+  /** What the leader knows of its replicas, null where it does not lead. */
+  inSync(): InSync | null {
+    return this.#inSync
+  }
+
+  /** Something changed in what `inSync` knows and moved the watermark. */
+  watermarkMoved(): void {
+    this.#advanced()
+  }
+
+  /** What a leader tells with everything it sends: its watermark, and where its log starts. */
+  told(): { highWatermark: number; startOffset: number; durableEnd: number } {
+    const log = this.#store?.log
+    return {
+      highWatermark: this.#inSync?.highWatermark() ?? 0,
+      startOffset: log?.startOffset() ?? 0,
+      durableEnd: log?.durableEndOffset() ?? 0,
+    }
+  }
+
+  /** Where a follower's log parts from this leader's, whose last batch is of `lastEpoch` and ends at `offset`; null where it does not. */
+  parting(lastEpoch: number, offset: number): EpochEnd | null {
+    const epochs = this.#store?.epochs ?? createLeaderEpochs([{ epoch: epochOf(this.#role), startOffset: 0 }])
+    return parting(epochs, this.#store?.log.endOffset() ?? 0, lastEpoch, offset)
+  }
+
+  /** See followers.ts; nothing where there is no log. */
+  async readForFollower(offset: number, maxBytes: number): Promise<GivenBatches> {
+    if (this.#store !== null) return readForFollower(this.#store, offset, maxBytes)
+    return { batches: NO_BYTES, nextOffset: offset, hubTimeMs: null }
+  }
+
+  /** See followers.ts. Rejects with `not_available` where there is none. */
+  async snapshotForFollower(): Promise<GivenSnapshot> {
+    this.#leads()
+    const [store, keeper] = [this.#store, this.#keeper]
+    const found = store !== null && keeper !== null ? await snapshotForFollower(store, keeper) : undefined
+    if (found !== undefined) return found
+    throw new TributaryError('not_available', `${this.#context.name} has no producer snapshot yet; try again`)
+  }
+
+  // --------------------------------------------------------------------------------------- following
+
+  #under(leaderEpoch: number): ReplicaStore {
+    if (this.#closedBy !== null) throw this.#closedBy
+    if (this.#store !== null && this.#busy === null && this.actingEpoch('follower') === leaderEpoch)
+      return this.#store
     throw new TributaryError(
-      'offset_out_of_range',
-      `${name}: offset ${offset} is not between ${startOffset} and ${highWatermark}`,
-      { details: { startOffset, highWatermark } },
+      'not_available',
+      `${this.#context.name} is not followed under epoch ${leaderEpoch} now`,
     )
   }
-  if (offset === highWatermark) return { batches: NO_BYTES, nextOffset: offset }
-  const result = await readPastDamage(log, offset, maxBytes, highWatermark, context.onDamage)
-  counters.bytesOut += result.batches.length
-  counters.recordsOut += result.nextOffset - offset
-  return result
+
+  // ------------------------------------------------------------------------------------- maintenance
+
+  /** Snapshots if due, expires producers, applies retention (`retentionTimeMs` null: paused) or follows the leader's. */
+  async maintain(retentionTimeMs: number | null): Promise<void> {
+    const before = this.#upkept()
+    if (before === null) return
+    if (lookAfter(before, retentionTimeMs)) await this.snapshot(0)
+    const after = this.#upkept()
+    if (after !== null) await deleteOld(after, retentionTimeMs)
+  }
+
+  #upkept(): Upkept | null {
+    const [store, keeper] = [this.#store, this.#keeper]
+    if (store === null || keeper === null || this.#busy !== null || this.#closedBy !== null) return null
+    return {
+      store,
+      keeper,
+      leads: this.#leader !== null,
+      covered: this.#covered(),
+      leaderStart: this.#known.leaderStart,
+    }
+  }
+
+  /** Writes a producer snapshot unless less than `growthBytes` were appended since the last; where it waits for other nodes, later. */
+  async snapshot(growthBytes: number): Promise<void> {
+    const keeper = this.#keeper
+    if (
+      keeper === null ||
+      this.#busy !== null ||
+      this.#closedBy !== null ||
+      keeper.growthBytes() < growthBytes
+    )
+      return
+    const saved = keeper.save()
+    if (this.#inSync?.alone() === true || this.#covered() >= (this.#store?.log.endOffset() ?? 0)) await saved
+    // It is tried again when it is due again.
+    else saved.catch(() => {})
+  }
+
+  producerStats(): { clients: number; lanes: number; evicted: number } {
+    return this.#store?.producers.stats() ?? { clients: 0, lanes: 0, evicted: 0 }
+  }
 }
 
+const UNASSIGNED: Role = { kind: 'idle', leader: null, leaderEpoch: -1 }
 const NO_BYTES = new Uint8Array(0)
 
-interface SnapshotKeeper {
-  due(highWatermark: number): boolean
-  growthBytes(): number
-  snapshot(): Promise<void>
-}
-
-function snapshotKeeper(
-  { log, clock, snapshots }: PartitionContext,
-  producers: Producers,
-  { committed, closedBy }: Pipeline,
-): SnapshotKeeper {
-  let atMs = clock.monotonicMs()
-  let sizeBytesThen = snapshots.newestOffset() === log.endOffset() ? log.sizeBytes() : 0
-  let saving: Promise<void> | null = null
-
-  /** About: what retention took meanwhile counts as if it had been appended. */
-  const growthBytes = (): number => Math.abs(log.sizeBytes() - sizeBytesThen)
-
-  async function save(): Promise<void> {
-    const offset = log.endOffset()
-    if (offset === snapshots.newestOffset() || closedBy() !== null) return
-    const bytes = encodeSnapshot(producers)
-    sizeBytesThen = log.sizeBytes()
-    atMs = clock.monotonicMs()
-    // What is in it must be in the log first, or a full disk could take back what it tells.
-    await committed(() => undefined)
-    await snapshots.save(offset, bytes)
-  }
-
-  return {
-    growthBytes,
-    due: highWatermark => {
-      const ageMs = clock.monotonicMs() - atMs
-      if (growthBytes() >= SNAPSHOT_AFTER_BYTES || ageMs >= SNAPSHOT_AFTER_MS) return true
-      if (ageMs < SNAPSHOT_FOR_RETENTION_MS) return false
-      return log.bytesBefore(highWatermark) > log.bytesBefore(snapshots.newestOffset())
-    },
-    snapshot: async () => {
-      // One at a time: two of the same offset would write the same file.
-      while (saving !== null) await saving
-      saving = save().finally(() => {
-        saving = null
-      })
-      await saving
-    },
-  }
+function asError(error: unknown, name: string): TributaryError {
+  if (error instanceof TributaryError) return error
+  return new TributaryError('disk_failed', `${name}: ${messageOf(error)}`, { cause: error })
 }

@@ -1,62 +1,72 @@
 import { AssertionFailure } from '../../common/assert.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
 import type { Log } from '../../common/log/types.ts'
+import type { InSync } from './in-sync.ts'
 import { createPending } from './pending.ts'
 import type { Undo } from './producers.ts'
 import type { TopicCounters } from './stats.ts'
 import { countRefusal } from './stats.ts'
+import type { Reflected } from './store.ts'
 
 /**
- * How operations of one partition get into its log: one after another, each judged upon what the ones before it changed,
- * though none of that is durable yet. Where the log takes appends back (disk full), all they changed is undone.
+ * How operations of one partition get into its log while this node leads it: one after another, each judged upon what the ones
+ * before it changed, though none of that is durable yet. Where the log takes appends back (disk full), all they changed is undone.
  */
 
 /** Operations waiting behind a run or gap that itself waits for a commit; beyond it they are refused as `throttled`. */
 const MAX_QUEUED_OPERATIONS = 10_000
 
+/** When an append counts as done: on the leader's own disk (acks=1), or when it is committed. */
+export type Until = 'durable' | 'committed'
+
+/** What an operation needs to be run. */
+export interface Needs {
+  /** It may use the disk reserve, so it must not follow data in flight: a full disk would take the data back and leave what was judged upon it. */
+  alone: boolean
+  /** Enough replicas in sync to commit it. */
+  quorum: boolean
+}
+
 export interface Pipeline {
-  /**
-   * Runs an operation now, or behind those that wait. `alone`: it may use the disk reserve, so it must not follow data in
-   * flight: a full disk would take the data back and leave what was judged upon it. Refusals are counted.
-   */
-  inOrder<T>(alone: boolean, operation: () => Promise<T>): Promise<T>
-  /** Hands batches to the log; resolves with `value()` when they are committed. On refusal `undo` is run. */
-  commit<T>(bytes: Uint8Array, isData: boolean, undo: readonly Undo[], value: () => T): Promise<T>
-  /** Resolves with `value()` when all that was appended so far is committed. */
-  committed<T>(value: () => T): Promise<T>
-  highWatermark(): number
+  /** Runs an operation now, or behind those that wait. Refusals are counted. */
+  inOrder<T>(needs: Needs, operation: () => Promise<T>): Promise<T>
+  /** Hands batches to the log; resolves with `value()` when they are done. On refusal `undo` is run. */
+  commit<T>(bytes: Uint8Array, append: Append, value: () => T): Promise<T>
+  /** Resolves with `value()` when all that the log holds so far is done. */
+  committed<T>(until: Until, value: () => T): Promise<T>
+  /** The watermark or the durable end moved. */
+  advance(): void
   /** Why nothing is taken any more, or null. */
   closedBy(): TributaryError | null
-  /** Refuses all that waits and comes. */
+  /** Refuses all that waits and comes; what is in the log stays there. */
   shut(error: TributaryError): void
+}
+
+/** What is appended, and what undoes the changes that go with it. */
+export interface Append {
+  isData: boolean
+  undo: readonly Undo[]
+  until: Until
 }
 
 export interface PipelineContext {
   name: string
   log: Log
   leaderEpoch: number
+  inSync: InSync
   hubTimeMs(): number
   counters: TopicCounters
-  /** After each move of the high watermark. */
-  onAdvance(): void
+  reflected: Reflected
+  /** An append that the log had taken failed. */
+  onFailed(error: unknown): void
 }
 
-/** The pipeline of a partition; it is the log's `onDurable` listener. */
+/** The pipeline of a partition under one leader epoch. */
 export function createPipeline(context: PipelineContext): Pipeline {
-  const { log, leaderEpoch, counters } = context
+  const { log, leaderEpoch, counters, inSync, reflected } = context
   const pending = createPending()
   const queue: { alone: boolean; run(): void }[] = []
-  let highWatermark = log.durableEndOffset()
-  /** Where the log ends if no append was taken back. */
-  let expectedEnd = log.endOffset()
   let closedBy: TributaryError | null = null
-
-  log.onDurable(durableEnd => {
-    highWatermark = durableEnd
-    pending.settle(highWatermark)
-    runQueue()
-    context.onAdvance()
-  })
 
   function runQueue(): void {
     for (;;) {
@@ -67,9 +77,10 @@ export function createPipeline(context: PipelineContext): Pipeline {
     }
   }
 
-  async function attempt<T>(operation: () => Promise<T>): Promise<T> {
+  async function attempt<T>({ quorum }: Needs, operation: () => Promise<T>): Promise<T> {
     try {
       if (closedBy !== null) throw closedBy
+      if (quorum && !inSync.mayCommit()) throw tooFewInSync(context.name)
       noticeTakenBack(null)
       return await operation()
     } catch (error) {
@@ -81,8 +92,9 @@ export function createPipeline(context: PipelineContext): Pipeline {
   /** The log took appends back: so do the producers, before anything is judged by what is not there. */
   function noticeTakenBack(cause: TributaryError | null): void {
     const end = log.endOffset()
-    if (end >= expectedEnd) return
-    expectedEnd = end
+    if (end >= reflected.end || closedBy !== null) return
+    reflected.end = end
+    reflected.cuts++
     const message = `${context.name}: an append before this one did not fit the disk; free some space`
     pending.rollBack(end, cause ?? new TributaryError('disk_full', message))
   }
@@ -95,51 +107,59 @@ export function createPipeline(context: PipelineContext): Pipeline {
     // Only a full disk is survived; after anything else what the log holds is not known before a restart.
     if (error.code !== 'disk_full') shut(error)
     runQueue()
+    context.onFailed(error)
   }
 
   function shut(error: TributaryError): void {
     closedBy ??= error
-    pending.rollBack(-1, error)
+    pending.rejectAll(error)
     runQueue()
   }
 
-  function wait<T>(endOffset: number, isData: boolean, undo: readonly Undo[], value: () => T): Promise<T> {
+  function wait<T>(endOffset: number, { isData, undo, until }: Append, value: () => T): Promise<T> {
     return new Promise((resolve, reject) => {
-      pending.push({ endOffset, isData, undo, resolve: () => resolve(value()), reject })
+      const ownDisk = until === 'durable'
+      pending.push({ endOffset, ownDisk, isData, undo, resolve: () => resolve(value()), reject })
     })
   }
 
   return {
-    inOrder: (alone, operation) => {
-      if (queue.length === 0 && !(alone && pending.hasData())) return attempt(operation)
+    inOrder: (needs, operation) => {
+      if (queue.length === 0 && !(needs.alone && pending.hasData())) return attempt(needs, operation)
       if (queue.length >= MAX_QUEUED_OPERATIONS) {
         countRefusal(counters, 'throttled')
         const message = `${context.name}: ${MAX_QUEUED_OPERATIONS} operations wait for a commit; try again`
         return Promise.reject(new TributaryError('throttled', message))
       }
       return new Promise((resolve, reject) => {
-        queue.push({ alone, run: () => void attempt(operation).then(resolve, reject) })
+        queue.push({ alone: needs.alone, run: () => void attempt(needs, operation).then(resolve, reject) })
       })
     },
-    commit: (bytes, isData, undo, value) => {
+    commit: (bytes, append, value) => {
+      if (closedBy !== null) return Promise.reject(closedBy)
       noticeTakenBack(null)
       const before = log.endOffset()
-      const options = { leaderEpoch, appendTimeMs: context.hubTimeMs(), useReserve: !isData }
+      const options = { leaderEpoch, appendTimeMs: context.hubTimeMs(), useReserve: !append.isData }
       const appended = log.append(bytes, options)
       const endOffset = log.endOffset()
       if (endOffset === before) {
-        for (const revert of undo.toReversed()) revert()
+        for (const revert of append.undo.toReversed()) revert()
         return appended.then(tookNothing)
       }
-      expectedEnd = endOffset
+      reflected.end = endOffset
       appended.catch(appendFailed)
-      return wait(endOffset, isData, undo, value)
+      return wait(endOffset, append, value)
     },
-    committed: value => {
-      const endOffset = pending.lastEndOffset()
-      return endOffset === null ? Promise.resolve(value()) : wait(endOffset, false, [], value)
+    committed: (until, value) => {
+      const endOffset = log.endOffset()
+      const done = until === 'durable' ? log.durableEndOffset() : inSync.highWatermark()
+      if (done >= endOffset) return Promise.resolve(value())
+      return wait(endOffset, { isData: false, undo: [], until }, value)
     },
-    highWatermark: () => highWatermark,
+    advance: () => {
+      pending.settle(inSync.highWatermark(), log.durableEndOffset())
+      runQueue()
+    },
     closedBy: () => closedBy,
     shut,
   }
@@ -147,4 +167,11 @@ export function createPipeline(context: PipelineContext): Pipeline {
 
 function tookNothing(): never {
   throw new AssertionFailure('the log took an append without giving it offsets')
+}
+
+function tooFewInSync(name: string): TributaryError {
+  return new TributaryError(
+    'not_available',
+    `${name}: too few replicas are in sync to commit what is sent; try again when more nodes are up`,
+  )
 }

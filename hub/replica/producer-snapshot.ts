@@ -4,19 +4,25 @@ import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
 import type { ClientProducer, StoredBatch } from './client-producers.ts'
 import type { LaneState } from './lanes.ts'
+import type { EpochStart } from './leader-epochs.ts'
+import { createLeaderEpochs } from './leader-epochs.ts'
 import { Producers } from './producers.ts'
+import type { History } from './replay.ts'
 
 /**
- * Producers as bytes: a CBOR map of the format and parts, each the CBOR of up to PART_ENTRIES clients or lanes,
- * since a partition may have a hundred thousand lanes and one CBOR value holds so many items.
+ * What a partition's log tells below an offset, as bytes: a CBOR map of the format, the starts of leader epochs, and producers in
+ * parts, each the CBOR of up to PART_ENTRIES clients or lanes, since a partition may have a hundred thousand lanes and one CBOR value
+ * holds so many items. Format 1 had no epochs: what it is of was all written under epoch 0.
  */
 
-const SNAPSHOT_FORMAT = 1
+const SNAPSHOT_FORMAT = 2
 const PART_ENTRIES = 1_000
 
 const count = z.int().min(0)
 const snapshotSchema = z.object({
-  format: z.literal(SNAPSHOT_FORMAT),
+  format: z.int().min(1).max(SNAPSHOT_FORMAT),
+  /** Epoch and start offset by turns. */
+  epochs: z.array(count).default([0, 0]),
   clients: z.array(z.instanceof(Uint8Array)),
   lanes: z.array(z.instanceof(Uint8Array)),
 })
@@ -31,7 +37,7 @@ const lanesSchema = z.array(
 )
 
 /** All that `decodeSnapshot` needs. */
-export function encodeSnapshot(producers: Producers): Uint8Array {
+export function encodeSnapshot({ producers, epochs }: History): Uint8Array {
   const clients: CborInput[] = []
   for (const [producerId, { epoch, lastMs, batches }] of producers.clients()) {
     const fields = [producerId, epoch, Math.round(lastMs)]
@@ -44,7 +50,9 @@ export function encodeSnapshot(producers: Producers): Uint8Array {
   for (const { edge, lane, run, next, prev } of producers.lanes()) {
     lanes.push(prev === null ? [edge, lane, run, next] : [edge, lane, run, next, prev.run, prev.end])
   }
-  return encodeCbor({ format: SNAPSHOT_FORMAT, clients: inParts(clients), lanes: inParts(lanes) })
+  const starts = epochs.entries().flatMap(({ epoch, startOffset }) => [epoch, startOffset])
+  const parts = { clients: inParts(clients), lanes: inParts(lanes) }
+  return encodeCbor({ format: SNAPSHOT_FORMAT, epochs: starts, ...parts })
 }
 
 function inParts(entries: readonly CborInput[]): Uint8Array[] {
@@ -55,22 +63,33 @@ function inParts(entries: readonly CborInput[]): Uint8Array[] {
   return parts
 }
 
-/** Producers as a snapshot has them. Throws `corrupt_log` where it is none of this format. */
-export function decodeSnapshot(bytes: Uint8Array): Producers {
+/** The history that a snapshot holds. Throws `corrupt_log` where it is none of a format known here. */
+export function decodeSnapshot(bytes: Uint8Array): History {
   try {
     const map = decodeCbor(bytes)
-    const { clients, lanes } = snapshotSchema.parse(map instanceof Map ? Object.fromEntries(map) : map)
+    const { clients, lanes, epochs } = snapshotSchema.parse(
+      map instanceof Map ? Object.fromEntries(map) : map,
+    )
     const producers = new Producers()
     producers.restore(
       clients.flatMap(part => clientsSchema.parse(decodeCbor(part)).map(readClient)),
       lanes.flatMap(part => lanesSchema.parse(decodeCbor(part)).map(readLane)),
     )
-    return producers
+    return { producers, epochs: createLeaderEpochs(readEpochs(epochs)) }
   } catch (cause) {
     throw new TributaryError('corrupt_log', `a producer snapshot can't be read: ${messageOf(cause)}`, {
       cause,
     })
   }
+}
+
+function readEpochs(numbers: readonly number[]): EpochStart[] {
+  const starts: EpochStart[] = []
+  for (let at = 0; at + 2 <= numbers.length; at += 2) {
+    const [epoch = 0, startOffset = 0] = numbers.slice(at, at + 2)
+    starts.push({ epoch, startOffset })
+  }
+  return starts
 }
 
 function readClient(fields: readonly number[]): [number, ClientProducer] {

@@ -27,10 +27,10 @@ export type Undo = () => void
 const APPEND: Judgement = { kind: 'append' }
 
 export class Producers {
-  readonly #clients = new Map<number, ClientProducer>()
-  readonly #lanes = new Map<string, LaneState>()
+  #clients = new Map<number, ClientProducer>()
+  #lanes = new Map<string, LaneState>()
   /** Tips by run, for replay and for batches, which name the run alone. */
-  readonly #runs = new Map<number, LaneState>()
+  #runs = new Map<number, LaneState>()
   #evicted = 0
 
   lane(id: LaneId): LaneState | undefined {
@@ -160,6 +160,13 @@ export class Producers {
     assert(this.#clients.size === 0 && this.#lanes.size === 0, 'a snapshot is restored into nothing else')
     for (const [producerId, producer] of clients) this.#clients.set(producerId, producer)
     for (const lane of lanes) this.#putLane(lane, undefined)
+  }
+
+  /** Others take the place of all that is here; they are used up. Undoing what was done before is no more possible. */
+  replaceBy(others: Producers): void {
+    this.#clients = others.#clients
+    this.#lanes = others.#lanes
+    this.#runs = others.#runs
   }
 
   #putLane(state: LaneState, before: LaneState | undefined): Undo {

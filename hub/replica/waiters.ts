@@ -11,7 +11,7 @@ export interface Waiters {
   add(offset: number, highWatermark: number, listener: () => void): () => void
   /** The watermark moved: wakes who it passed, once per turn of the event loop however often it moves. */
   moved(): void
-  /** The partition goes away: wakes all. */
+  /** The partition is led by another, or goes away: wakes all that wait. */
   wakeAll(): void
   size(): number
 }
@@ -30,8 +30,10 @@ export function createWaiters(clock: Clock, highWatermark: () => number): Waiter
   function wake(): void {
     scheduled = false
     const watermark = highWatermark()
+    const isForAll = all
+    all = false
     for (const waiter of [...waiting]) {
-      if (!all && waiter.offset >= watermark) continue
+      if (!isForAll && waiter.offset >= watermark) continue
       // An earlier listener of this round may have cancelled it.
       if (waiting.delete(waiter)) waiter.listener()
     }
@@ -53,12 +55,12 @@ export function createWaiters(clock: Clock, highWatermark: () => number): Waiter
       }
       const waiter = { offset, listener }
       waiting.add(waiter)
-      if (all || watermark > offset) schedule()
+      if (watermark > offset) schedule()
       return () => void waiting.delete(waiter)
     },
     moved: schedule,
     wakeAll: () => {
-      all = true
+      all = waiting.size > 0
       schedule()
     },
     size: () => waiting.size,

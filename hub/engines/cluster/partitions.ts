@@ -2,44 +2,64 @@ import type { Logger } from 'pino'
 import type { Disk, Env } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
+import type { Snapshots } from '../../../common/log/snapshots.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { DataDir, Log, LogOptions } from '../../../common/log/types.ts'
 import type { Topic } from '../../ports.ts'
 import type { HubTime } from '../../replica/hub-time.ts'
-import type { Partition } from '../../replica/partition.ts'
-import { openPartition } from '../../replica/partition.ts'
+import { Partition } from '../../replica/partition.ts'
+import type { Role } from '../../replica/role.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
 import { newTopicCounters } from '../../replica/stats.ts'
 import type { GapWriter } from './gaps.ts'
 
 /**
- * The partitions of this node. One without records has no log: it is made at the first append, so that a thousand empty
+ * The replicas that this node has. One without records has no log: it is made at the first append or fetch, so that a thousand empty
  * partitions cost nothing. Those with a log are open from the start on.
  */
 
-const LEADER_EPOCH = 0
 /** Partitions opened, or maintained, at once. */
 export const MAX_OPENING_AT_ONCE = 16
 
-/** Readers waiting for one partition that is not open; the next is refused, as one more at an open partition is. */
-const MAX_EARLY_READERS = 100_000
-/** Operations waiting for one partition to be opened; beyond it they are refused as `throttled`. */
-const MAX_WAITING_FOR_OPEN = 10_000
-
 export interface PartitionTable {
-  /** The partition where it is open; null where it has no log yet or is being opened. */
+  /** This node's replica; null where the partition has no place here, or nobody asked for it yet. */
   peek(topicId: string, partition: number): Partition | null
-  /** Runs `use` at once where the partition is open, else when it is, in the order of the calls. */
+  /** Runs `use` at once where this node leads and the log is open, else when it is, in the order of the calls. Rejects with `not_available` where it does not lead. */
   use<T>(topic: Topic, partition: number, use: (partition: Partition) => Promise<T>): Promise<T>
-  /** As Partition.whenPast, without making a log for a reader. */
+  /** As Partition.whenPast. */
   whenPast(topic: Topic, partition: number, offset: number, listener: () => void): () => void
   /** Takes over altered settings. */
   configure(topic: Topic): void
   /** Removes what the topic has on disk. */
   remove(topic: Topic): Promise<void>
+  /** Those with a log. */
   open(): Iterable<Partition>
   counters(topicId: string): TopicCounters
   logName(topicId: string, partition: number): string
+  /** Sets what this node is to a partition: from now on, and whatever `PartitionTableContext.role` said. */
+  assign(topicId: string, partition: number, role: Role): void
+  /** The partition has no place here any more: removes what there is of it. */
+  drop(topicId: string, partition: number): Promise<void>
+  /** Every replica that was touched or assigned. */
+  held(): Iterable<Held>
+  /** Tells what becomes of replicas; one watcher. */
+  watch(watcher: HeldWatcher): void
+}
+
+/** A replica in the table. */
+export interface Held {
+  /** Unique among the node's replicas. */
+  readonly key: string
+  readonly topicId: string
+  readonly number: number
+  readonly replica: Partition
+}
+
+/** See ReplicaEvents. */
+export interface HeldWatcher {
+  acting(held: Held): void
+  durable(held: Held): void
+  watermark(held: Held): void
 }
 
 export interface PartitionTableContext {
@@ -51,34 +71,32 @@ export interface PartitionTableContext {
   /** The topic as it is now, or undefined when deleted. */
   topic(topicId: string): Topic | undefined
   log: Logger
+  /** What this node is to a partition that was not assigned yet, null where it has none of it; default: its only replica. */
+  role?: (topicId: string, partition: number) => Role | null
 }
 
-interface Slot {
+interface Slot extends Held {
   log: Log | null
-  partition: Partition | null
-  opening: Promise<void> | null
-  /** Who asked meanwhile, in order. */
-  waiting: { run(partition: Partition): void; reject(error: unknown): void }[]
-  /** Readers that came before the partition was open. */
-  early: Set<{ offset: number; listener: () => void; cancel: (() => void) | null }>
+}
+
+/** Leads alone, as before there were other nodes. */
+const ALONE: Role = {
+  kind: 'leader',
+  self: 0,
+  seats: { replicas: [0], isr: [0], leaderEpoch: 0, partitionEpoch: 0 },
+  required: 1,
 }
 
 /** No partition open yet. */
 export function createPartitionTable(context: PartitionTableContext): PartitionTable {
   const { env, dataDir, gaps, hubTime, log } = context
   const { clock } = env
+  const roleOf = context.role ?? (() => ALONE)
   const slots = new Map<string, Slot>()
   const countersByTopic = new Map<string, TopicCounters>()
-  const nameOf = (topicId: string, partition: number): string => `t/${topicId}/${partition}`
-
-  function slotOf(topicId: string, partition: number): Slot {
-    const name = nameOf(topicId, partition)
-    const known = slots.get(name)
-    if (known !== undefined) return known
-    const slot: Slot = { log: null, partition: null, opening: null, waiting: [], early: new Set() }
-    slots.set(name, slot)
-    return slot
-  }
+  /** Files on their way off the disk; whoever makes them anew waits. */
+  const removals = new Map<string, Promise<void>>()
+  let watcher: HeldWatcher | null = null
 
   function counters(topicId: string): TopicCounters {
     const known = countersByTopic.get(topicId)
@@ -88,113 +106,156 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     return made
   }
 
-  async function openSlot(slot: Slot, topic: Topic, number: number): Promise<void> {
-    const { topicId } = topic
-    const name = nameOf(topicId, number)
-    slot.log ??= await dataDir.openLog(name, logOptions(topic, context.maxBatchBytes))
-    const snapshots = await openSnapshots(env.disk, snapshotFolder(dataDir.path, topicId, number))
-    const partition = await openPartition({
-      name: `${topic.name}/${number}`,
-      log: slot.log,
+  /** The replica, made where it has a role. */
+  function slotOf(topicId: string, number: number): Slot | null {
+    const known = slots.get(logNameOf(topicId, number))
+    if (known !== undefined) return known
+    const role = roleOf(topicId, number)
+    return role === null ? null : addSlot(topicId, number, role)
+  }
+
+  function addSlot(topicId: string, number: number, role: Role): Slot {
+    const key = logNameOf(topicId, number)
+    const named = (): string => `${context.topic(topicId)?.name ?? topicId}/${number}`
+    const withTopic = (tell: (topic: Topic) => void): void => {
+      const topic = context.topic(topicId)
+      if (topic !== undefined) tell(topic)
+    }
+    const replica = new Partition({
+      name: named(),
       clock,
       codec: env.codec,
-      snapshots,
-      leaderEpoch: LEADER_EPOCH,
+      open: () => openFiles(slot),
       limits: () => ({
         maxBatchBytes: context.maxBatchBytes,
-        maxRecordBytes: (context.topic(topicId) ?? topic).config.maxRecordBytes,
+        maxRecordBytes: context.topic(topicId)?.config.maxRecordBytes ?? 0,
       }),
       hubTimeMs: () => hubTime.appendTimeMs(clock.nowMs(), clock.monotonicMs()),
-      onGap: (gap, offset) => gaps.declared(topic, number, offset, gap),
-      onDamage: damage => gaps.damaged(topic, number, damage),
+      onGap: (gap, offset) => withTopic(topic => gaps.declared(topic, number, offset, gap)),
+      onDamage: damage => withTopic(topic => gaps.damaged(topic, number, damage)),
       counters: counters(topicId),
+      events: {
+        acting: () => watcher?.acting(slot),
+        durable: () => watcher?.durable(slot),
+        watermark: () => watcher?.watermark(slot),
+      },
     })
-    slot.partition = partition
-    for (const reader of slot.early) reader.cancel = partition.whenPast(reader.offset, reader.listener)
-    slot.early.clear()
-    // In this turn, before anyone else can find the partition open and go first.
-    for (const { run } of slot.waiting.splice(0)) run(partition)
+    const slot: Slot = { key, topicId, number, replica, log: null }
+    slots.set(key, slot)
+    replica.assign(role)
+    return slot
   }
 
-  /** Opens once for all who ask meanwhile; a failure is told to them and tried again by the next. */
-  function whenOpen<T>(
-    slot: Slot,
-    topic: Topic,
-    number: number,
-    use: (partition: Partition) => Promise<T>,
-  ): Promise<T> {
-    if (slot.waiting.length >= MAX_WAITING_FOR_OPEN) {
-      const message = `partition ${number} of "${topic.name}" is being opened; try again`
-      return Promise.reject(new TributaryError('throttled', message))
-    }
-    return new Promise((resolve, reject) => {
-      slot.waiting.push({ run: partition => void use(partition).then(resolve, reject), reject })
-      slot.opening ??= openSlot(slot, topic, number)
-        .catch(error => {
-          for (const waiting of slot.waiting.splice(0)) waiting.reject(error)
-        })
-        .finally(() => {
-          slot.opening = null
-        })
-    })
+  async function openFiles(slot: Slot): Promise<{ log: Log; snapshots: Snapshots }> {
+    const { topicId, number, key } = slot
+    await removals.get(key)
+    const topic = context.topic(topicId)
+    if (topic === undefined) throw new TributaryError('topic_deleted', `topic ${topicId} was deleted`)
+    slot.log ??= await dataDir.openLog(key, logOptions(topic, context.maxBatchBytes))
+    const snapshots = await openSnapshots(env.disk, snapshotFolder(dataDir.path, topicId, number))
+    return { log: slot.log, snapshots }
   }
 
-  async function removePartition(topic: Topic, number: number, logs: ReadonlySet<string>): Promise<void> {
-    const name = nameOf(topic.topicId, number)
-    const slot = slots.get(name)
-    await slot?.opening
-    slots.delete(name)
-    slot?.partition?.shut(new TributaryError('topic_deleted', `topic "${topic.name}" was deleted`))
-    for (const reader of slot?.early ?? []) clock.soon(reader.listener)
-    if (slot?.log || logs.has(name)) await dataDir.deleteLog(name)
+  /** Out of the table in this turn: a replica that is made from now on is another one. */
+  function takeOut(key: string, error: TributaryError): Slot | undefined {
+    const slot = slots.get(key)
+    slots.delete(key)
+    slot?.replica.shut(error)
+    return slot
   }
+
+  async function deleteFiles(key: string, slot: Slot | undefined, isOnDisk: boolean): Promise<void> {
+    await slot?.replica.idle()
+    if (isOnDisk || slot?.log != null) await dataDir.deleteLog(key)
+  }
+
+  /** One after another, so that what is removed twice is gone when either says so. */
+  function removal(key: string, remove: () => Promise<void>): Promise<void> {
+    const before = removals.get(key) ?? Promise.resolve()
+    const done = before.catch(() => {}).then(remove)
+    const settled = done
+      .catch(() => {})
+      .finally(() => {
+        if (removals.get(key) === settled) removals.delete(key)
+      })
+    removals.set(key, settled)
+    return done
+  }
+
+  const told = (work: Promise<void>, what: Record<string, unknown>): Promise<void> =>
+    work.catch(error => {
+      // The next start removes what is left.
+      log.error({ ...what, reason: messageOf(error) }, 'the log of a partition that has no place here stays')
+    })
 
   return {
-    peek: (topicId, partition) => slots.get(nameOf(topicId, partition))?.partition ?? null,
-    use: async (topic, number, use) => {
+    peek: (topicId, partition) => slots.get(logNameOf(topicId, partition))?.replica ?? null,
+    use: (topic, number, use) => {
       const slot = slotOf(topic.topicId, number)
-      if (slot.partition !== null) return use(slot.partition)
-      return whenOpen(slot, topic, number, use)
+      if (slot === null) return Promise.reject(notHere(topic, number))
+      return slot.replica.use(() => use(slot.replica))
     },
     whenPast: (topic, number, offset, listener) => {
       const slot = slotOf(topic.topicId, number)
-      if (slot.partition !== null) return slot.partition.whenPast(offset, listener)
-      if (slot.early.size >= MAX_EARLY_READERS) {
-        throw new TributaryError('limit_exceeded', `${MAX_EARLY_READERS} readers wait on this partition`)
-      }
-      const reader: { offset: number; listener: () => void; cancel: (() => void) | null } = {
-        offset,
-        listener,
-        cancel: null,
-      }
-      slot.early.add(reader)
-      return () => {
-        slot.early.delete(reader)
-        reader.cancel?.()
-      }
+      if (slot === null) throw notHere(topic, number)
+      return slot.replica.whenPast(offset, listener)
     },
     configure: topic => {
       for (let number = 0; number < topic.partitions; number++) {
-        slots.get(nameOf(topic.topicId, number))?.log?.configure(logOptions(topic, context.maxBatchBytes))
+        const slot = slots.get(logNameOf(topic.topicId, number))
+        slot?.log?.configure(logOptions(topic, context.maxBatchBytes))
       }
     },
-    remove: async topic => {
-      countersByTopic.delete(topic.topicId)
-      const logs = new Set(dataDir.logNames())
-      for (let number = 0; number < topic.partitions; number++) {
-        try {
-          await removePartition(topic, number, logs)
-        } catch (error) {
-          // The next start removes what is left.
-          log.error({ topic: topic.name, partition: number, reason: messageOf(error) }, 'a deleted log stays')
-        }
+    remove: async ({ topicId, name }) => {
+      countersByTopic.delete(topicId)
+      const error = new TributaryError('topic_deleted', `topic "${name}" was deleted`)
+      const prefix = logNameOf(topicId, '')
+      const onDisk = new Set(dataDir.logNames().filter(key => key.startsWith(prefix)))
+      const keys = new Set([...slots.keys()].filter(key => key.startsWith(prefix)).concat(...onDisk))
+      const taken = [...keys].map(key => ({ key, slot: takeOut(key, error) }))
+      for (const { key, slot } of taken) {
+        await told(
+          removal(key, () => deleteFiles(key, slot, onDisk.has(key))),
+          { topic: name, log: key },
+        )
       }
-      await removeSnapshots(env.disk, dataDir.path, topic.topicId)
+      await removeSnapshots(env.disk, dataDir.path, topicId)
     },
-    open: () => [...slots.values()].flatMap(slot => slot.partition ?? []),
+    open: () => [...slots.values()].flatMap(({ replica }) => (replica.isOpen() ? [replica] : [])),
     counters,
-    logName: nameOf,
+    logName: logNameOf,
+    assign: (topicId, number, role) => {
+      const known = slots.get(logNameOf(topicId, number))
+      if (known === undefined) addSlot(topicId, number, role)
+      else known.replica.assign(role)
+    },
+    drop: (topicId, number) => {
+      const key = logNameOf(topicId, number)
+      const error = new TributaryError('not_available', `${key} has no place on this node any more`)
+      const slot = takeOut(key, error)
+      const isOnDisk = dataDir.logNames().includes(key)
+      const work = removal(key, async () => {
+        await deleteFiles(key, slot, isOnDisk)
+        await env.disk.remove(snapshotFolder(dataDir.path, topicId, number))
+      })
+      return told(work, { log: key })
+    },
+    held: () => slots.values(),
+    watch: next => {
+      watcher = next
+    },
   }
+}
+
+function logNameOf(topicId: string, partition: number | ''): string {
+  return `t/${topicId}/${partition}`
+}
+
+function notHere(topic: Topic, partition: number): TributaryError {
+  return new TributaryError(
+    'not_available',
+    `this node has no replica of partition ${partition} of "${topic.name}"; try again`,
+  )
 }
 
 /** Topics whose producers have snapshots, deleted ones of an interrupted deletion too. */

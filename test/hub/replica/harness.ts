@@ -4,8 +4,8 @@ import type { Snapshots } from '../../../common/log/snapshots.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { Damage, DataDir, Log, LogOptions } from '../../../common/log/types.ts'
 import type { GapControl } from '../../../hub/replica/control.ts'
-import type { Partition } from '../../../hub/replica/partition.ts'
-import { openPartition } from '../../../hub/replica/partition.ts'
+import { Partition } from '../../../hub/replica/partition.ts'
+import type { Role } from '../../../hub/replica/role.ts'
 import type { TopicCounters } from '../../../hub/replica/stats.ts'
 import { newTopicCounters } from '../../../hub/replica/stats.ts'
 import { FakeClock, seededRng } from '../../fake-clock.ts'
@@ -31,6 +31,13 @@ export interface HarnessOptions {
   log?: Partial<LogOptions>
   maxRecordBytes?: number
   hubTimeMs?: () => number
+  leaderEpoch?: number
+}
+
+/** The role of a partition's only replica. */
+export function loneLeader(leaderEpoch: number): Role {
+  const seats = { replicas: [1], isr: [1], leaderEpoch, partitionEpoch: 0 }
+  return { kind: 'leader', self: 1, seats, required: 1 }
 }
 
 const codec = nodeCodec()
@@ -59,19 +66,20 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
   const gaps: Opened['gaps'] = []
   const damage: Damage[] = []
   const counters = newTopicCounters()
-  const partition = await openPartition({
+  const partition = new Partition({
     name: 'test/0',
-    log,
     clock,
     codec,
-    snapshots,
-    leaderEpoch: 0,
+    open: async () => ({ log, snapshots }),
     limits: () => ({ maxBatchBytes: 128 * 1024, maxRecordBytes: options.maxRecordBytes ?? 32 * 1024 }),
     hubTimeMs: options.hubTimeMs ?? (() => clock.nowMs()),
     onGap: (gap, offset) => void gaps.push({ gap, offset }),
     onDamage: found => void damage.push(found),
     counters,
+    events: { acting: () => {}, durable: () => {}, watermark: () => {} },
   })
+  partition.assign(loneLeader(options.leaderEpoch ?? 0))
+  await partition.open()
   return { disk, clock, dataDir, log, snapshots, partition, counters, gaps, damage }
 }
 

@@ -9,7 +9,8 @@ import { TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
 import { createHubTime } from '../../../hub/replica/hub-time.ts'
 import type { GapRange } from '../../../hub/replica/lanes.ts'
-import { restoreProducers } from '../../../hub/replica/log-access.ts'
+import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
+import { restoreHistory } from '../../../hub/replica/log-access.ts'
 import type { Partition } from '../../../hub/replica/partition.ts'
 import { encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { Producers } from '../../../hub/replica/producers.ts'
@@ -213,11 +214,12 @@ describe('start', () => {
     const ahead = new Producers()
     ahead.applyRun(id, { run: P, prev: null, reason: 'first' })
     ahead.applyGap(P, 9)
-    const restored = async () => (await restoreProducers(log, snapshots, 0, () => {})).lane(id)?.next
-    await snapshots.save(3, encodeSnapshot(ahead))
+    const restored = async () => (await restoreHistory(log, snapshots, 0, () => {})).producers.lane(id)?.next
+    const bytes = encodeSnapshot({ producers: ahead, epochs: createLeaderEpochs() })
+    await snapshots.save(3, bytes)
     expect(await restored()).toBe(9)
     await snapshots.dropAfter(2)
-    await snapshots.save(4, encodeSnapshot(ahead))
+    await snapshots.save(4, bytes)
     expect(await restored()).toBe(2)
     await partition.appendLane(id, runOf(P, 2, 2))
     expect(await restored()).toBe(4)

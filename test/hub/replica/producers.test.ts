@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest'
 import { MAX_SEQUENCE, readHeader } from '../../../common/batch.ts'
+import { encodeCbor } from '../../../common/cbor.ts'
 import { isTributaryError } from '../../../common/errors.ts'
 import type { GapRange, RunAnnouncement } from '../../../hub/replica/lanes.ts'
+import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
 import { decodeSnapshot, encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { MAX_CLIENT_PRODUCERS, Producers } from '../../../hub/replica/producers.ts'
 import { runOf, testRun } from './batches.ts'
@@ -265,12 +267,28 @@ describe('snapshots', () => {
       producers.applyRun({ edge: `edge-${edge}`, lane: edge % 3 }, start)
     }
     for (let batch = 0; batch < 8; batch++) producers.applyBatch(header(4, batch, 1, 2), batch, 99)
-    const restored = decodeSnapshot(encodeSnapshot(producers))
-    expect([...restored.lanes()]).toEqual([...producers.lanes()])
-    expect([...restored.clients()]).toEqual([...producers.clients()])
+    const epochs = createLeaderEpochs([
+      { epoch: 2, startOffset: 0 },
+      { epoch: 5, startOffset: 70 },
+    ])
+    const restored = decodeSnapshot(encodeSnapshot({ producers, epochs }))
+    expect([...restored.producers.lanes()]).toEqual([...producers.lanes()])
+    expect([...restored.producers.clients()]).toEqual([...producers.clients()])
+    expect(restored.epochs.entries()).toEqual(epochs.entries())
   })
 
-  it('that are none are refused', () => {
+  it('of the first format were taken where all was written under epoch 0', () => {
+    const clients = encodeCbor([[7, 1, 99, 0, 2, 10, 12]])
+    const restored = decodeSnapshot(encodeCbor({ format: 1, clients: [clients], lanes: [] }))
+    expect([...restored.producers.clients()]).toMatchObject([
+      [7, { epoch: 1, batches: [{ baseOffset: 10 }] }],
+    ])
+    expect(restored.epochs.entries()).toEqual([{ epoch: 0, startOffset: 0 }])
+  })
+
+  it('that are none, or of a later format, are refused', () => {
+    const later = encodeCbor({ format: 3, epochs: [], clients: [], lanes: [] })
+    expect(refusal(() => decodeSnapshot(later)).code).toBe('corrupt_log')
     expect(refusal(() => decodeSnapshot(new Uint8Array([1, 2]))).code).toBe('corrupt_log')
   })
 })

@@ -7,6 +7,7 @@ import { isDiskFull, isTributaryError, systemErrorCode } from '../../../common/e
 import type { LogOptions } from '../../../common/log/types.ts'
 import type { LaneTip } from '../../../common/wire.ts'
 import { readEdgeControl } from '../../../hub/replica/control.ts'
+import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
 import { decodeSnapshot, encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { Producers } from '../../../hub/replica/producers.ts'
 import { replayBatches } from '../../../hub/replica/replay.ts'
@@ -83,11 +84,12 @@ async function fromLog({
   log,
 }: Opened): Promise<{ producers: Producers; records: string[]; batches: Uint8Array[] }> {
   const producers = new Producers()
+  const epochs = createLeaderEpochs()
   const records: string[] = []
   const batches: Uint8Array[] = []
   for (let offset = log.startOffset(); offset < log.durableEndOffset(); ) {
     const read = await log.read(offset, 8192)
-    replayBatches(producers, read.batches, offset, 0)
+    replayBatches({ producers, epochs }, read.batches, offset, 0)
     batches.push(Uint8Array.from(read.batches))
     for (const { at, header } of eachBatch(read.batches)) {
       if (header.isControl) continue
@@ -349,7 +351,7 @@ describe('producers', () => {
         for (const next of steps) world.perform(next)
         await world.settle()
         const { producers, batches } = await fromLog(world.opened)
-        const half = new Producers()
+        const half = { producers: new Producers(), epochs: createLeaderEpochs() }
         const end = world.opened.log.endOffset()
         const at = end === 0 ? 0 : cut % (end + 1)
         for (const bytes of batches) {
@@ -366,8 +368,10 @@ describe('producers', () => {
             }
           }
         }
-        expect([...restored.lanes()].toSorted(byEdge)).toEqual([...producers.lanes()].toSorted(byEdge))
-        expect([...restored.clients()]).toEqual([...producers.clients()])
+        expect([...restored.producers.lanes()].toSorted(byEdge)).toEqual(
+          [...producers.lanes()].toSorted(byEdge),
+        )
+        expect([...restored.producers.clients()]).toEqual([...producers.clients()])
         await world.opened.dataDir.close()
       }),
       { numRuns: 60 },
