@@ -198,6 +198,12 @@ export function removeNode(image: Image, nodeId: number, nowMs: number): Plan<nu
     if (!state.isr.some(member => member !== nodeId)) alone++
     else changes.push(withoutReplica(state, nodeId, nodes))
   }
+  if (!image.nodes().some(other => other.nodeId !== nodeId && !other.draining)) {
+    throw new TributaryError(
+      'invalid_argument',
+      `all nodes but ${nodeId} are being drained: add another one, or take a drain back, before it is removed`,
+    )
+  }
   if (image.todo().unplaced().size > 0) {
     throw new TributaryError('not_available', 'partitions are being given their first places; try again')
   }
