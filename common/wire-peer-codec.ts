@@ -266,6 +266,7 @@ function decodeFetchedPartition(f: Fields): FetchedPartition {
   const partition: FetchedPartition = {
     ...decodePlace(f),
     leaderEpoch: f.int('leaderEpoch'),
+    offset: f.int('offset'),
     highWatermark: f.uint('highWatermark'),
     startOffset: f.uint('startOffset'),
     hubTimeMs: f.int('hubTimeMs'),

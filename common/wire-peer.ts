@@ -121,6 +121,8 @@ export interface FetchedPartition {
   topicId: string
   partition: number
   leaderEpoch: number
+  /** The offset asked for that this answers, so that what is late is told from what is wanted; -1: only the numbers moved. */
+  offset: number
   highWatermark: number
   /** The leader's log start: the follower deletes below it. */
   startOffset: number

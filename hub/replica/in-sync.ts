@@ -57,10 +57,13 @@ export interface InSync {
   sweep(nowMs: number, maxLagMs: number): boolean
   /** What to propose now, or null; from then on those that join count until `resolved` or a newer partition epoch. */
   propose(eligible: (nodeId: number, incarnation: number) => boolean): Proposal | null
-  /** The same proposal again, where it is not known what became of it. */
+  /** The proposal under way, to be made again where it is not known what became of it. */
   outstanding(): Proposal | null
-  /** The proposal under way was refused for good. */
-  refused(): boolean
+  /**
+   * The proposal under way was refused. It may have been made more than once, and one of them may still be taken: so the set as it is is
+   * proposed instead, and those who would have joined count until that is taken, which makes all earlier ones stale.
+   */
+  withdraw(): void
 }
 
 interface Member {
@@ -184,10 +187,8 @@ export function createInSync(self: number, first: Seats, firstRequired: number, 
       return proposal
     },
     outstanding: () => proposal,
-    refused: () => {
-      proposal = null
-      count()
-      return advance()
+    withdraw: () => {
+      if (proposal !== null) proposal = { ...proposal, isr: seats.isr }
     },
   }
 }

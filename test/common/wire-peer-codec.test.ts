@@ -85,6 +85,7 @@ describe('frames between nodes', () => {
       topicId: 't',
       partition: 1,
       leaderEpoch: 1,
+      offset: 0,
       highWatermark: 2,
       startOffset: 0,
       hubTimeMs: 3,

@@ -133,6 +133,7 @@ const fetched = record(
   {
     ...place,
     leaderEpoch: int,
+    offset: int,
     highWatermark: uint,
     startOffset: uint,
     hubTimeMs: int,
