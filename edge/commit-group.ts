@@ -28,6 +28,8 @@ interface Group {
   laneStates: Map<Lane, Set<LaneState>>
   parts: Set<GroupPart>
   bytes: number
+  /** Of what the parts will bring. */
+  partBytes: number
 }
 
 function newGroup(): Group {
@@ -39,6 +41,7 @@ function newGroup(): Group {
     laneStates: new Map(),
     parts: new Set(),
     bytes: 0,
+    partBytes: 0,
   }
 }
 
@@ -50,6 +53,8 @@ export interface GroupsOptions {
   windows: StateLog | null
   /** A group is handed on when it has so many bytes. */
   groupBytes: number
+  /** Or when its parts have so many: more, for what they gather a newer reading may replace. */
+  partBytes: number
   /** So many bytes are handed on in one synchronous turn: a turn is one commit, which the journal bounds. */
   turnBytes: number
   /** A group ended, after its callbacks. */
@@ -74,12 +79,13 @@ export class CommitGroups {
 
   /** Bytes gathered for the next group. */
   get gatheredBytes(): number {
-    return this.#group.bytes
+    return this.#group.bytes + this.#group.partBytes
   }
 
   /** Whether the group has its fill and this turn can hand on no more: what comes must wait. */
   isFull(): boolean {
-    return this.#group.bytes >= this.#options.groupBytes
+    const { groupBytes, partBytes } = this.#options
+    return this.#group.bytes >= groupBytes || this.#group.partBytes >= partBytes
   }
 
   /** Session changes in order of arrival; visible at once, durable with the group they are added to. */
@@ -99,8 +105,7 @@ export class CommitGroups {
     if (session.length > 0) for (const { key, value } of session) group.session.set(key, value)
     group.dones.push(done)
     group.bytes += bytes
-    const { groupBytes, turnBytes } = this.#options
-    if (group.bytes >= groupBytes && this.#turnBytes + group.bytes <= turnBytes) this.seal()
+    if (this.isFull() && this.#turnBytes + this.gatheredBytes <= this.#options.turnBytes) this.seal()
     else this.#collect()
   }
 
@@ -119,10 +124,10 @@ export class CommitGroups {
     this.#collect()
   }
 
-  /** The part belongs to the group that gathers now. */
+  /** The part belongs to the group that gathers now, to which it brings so many bytes more. */
   addPart(part: GroupPart, bytes = 0): void {
     this.#group.parts.add(part)
-    this.#group.bytes += bytes
+    this.#group.partBytes += bytes
     this.#collect()
   }
 
@@ -168,10 +173,10 @@ export class CommitGroups {
   seal(): void {
     const group = this.#group
     if (group.dones.length === 0 && group.laneStates.size === 0 && group.parts.size === 0) return
-    this.#group = newGroup()
-    this.uncommittedBytes += group.bytes
+    this.uncommittedBytes += this.gatheredBytes
     if (this.#turnBytes === 0) void Promise.resolve().then(() => this.#endTurn())
-    this.#turnBytes += group.bytes
+    this.#turnBytes += this.gatheredBytes
+    this.#group = newGroup()
     const parts: Promise<unknown>[] = []
     for (const lane of group.lanes) parts.push(lane.seal())
     const session = [...group.session].map(([key, value]) => ({ key, value }))
@@ -204,7 +209,7 @@ export class CommitGroups {
   }
 
   #end(group: Group, error: TributaryError | null): void {
-    this.uncommittedBytes -= group.bytes
+    this.uncommittedBytes -= group.bytes + group.partBytes
     if (error !== null) {
       for (const lane of group.lanes) lane.refresh()
       // The runs and gaps it was to store are still to be stored.

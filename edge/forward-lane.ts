@@ -193,7 +193,7 @@ function announcedReason(lane: LaneState, run: Run, isForced: boolean): RunFrame
 }
 
 /** Forgets what is planned and not sent, to plan it again: the ledger changed underneath. */
-export function replan(state: ForwarderState, lane: LaneState, out: Output[]): void {
+function replan(state: ForwarderState, lane: LaneState, out: Output[]): void {
   for (const item of lane.queue) {
     if (item.kind === 'run') continue
     lane.next = item.kind === 'gap' ? item.frame.localFrom : item.from

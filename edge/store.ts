@@ -38,8 +38,8 @@ const MAX_WAITING_BYTES = 32 * MIB
 /** What a waiting append counts for beside its bytes. */
 const WAITING_OVERHEAD_BYTES = 256
 
-/** What a reading that is dropped counts for in its group. */
-const DROPPED_BYTES = 32
+/** What a reading that is held or dropped counts for in its group beside what its window brings: its callback. */
+const CALLBACK_BYTES = 8
 
 /** The state log of windows, made where a topic has a policy that needs it. */
 const WINDOWS_LOG = 'windows'
@@ -123,7 +123,17 @@ export class Store implements Ingest {
     const groupBytes = Math.min(GROUP_BYTES, Math.floor(journalBytes / 8))
     const turnBytes = Math.floor(journalBytes / 4)
     const ended = (error: TributaryError | null) => this.#ended(error)
-    this.groups = new CommitGroups({ directory, session, state, windows, groupBytes, turnBytes, ended })
+    const partBytes = Math.floor(journalBytes / 16)
+    this.groups = new CommitGroups({
+      directory,
+      session,
+      state,
+      windows,
+      groupBytes,
+      partBytes,
+      turnBytes,
+      ended,
+    })
     this.#context = {
       directory,
       state,
@@ -228,7 +238,7 @@ export class Store implements Ingest {
     const lane = must(topic.lanes[record.lane], `topic ${record.topic} has lane ${record.lane}`)
     const nowMs = this.#nowMs()
     if (policy.thin !== null && this.windows.drops(lane, policy.thin.everyMs, record.key, nowMs)) {
-      return this.#taken(null, DROPPED_BYTES, session, done, isNew)
+      return this.#taken(null, CALLBACK_BYTES, session, done, isNew)
     }
     const bytes = recordBytes(record)
     const room = this.space.room(bytes, policy.onFull === 'drop-oldest')
@@ -238,7 +248,7 @@ export class Store implements Ingest {
       const verdict = this.windows.hold(lane, policy.conflate.windowMs, record, nowMs)
       if (verdict === 'wait') return false
       if (verdict === 'too-large') return this.#refuse(tooLarge(record.topic, this.maxBatchBytes), done)
-      return this.#taken(null, bytes, session, done, isNew)
+      return this.#taken(null, CALLBACK_BYTES, session, done, isNew)
     }
     const { timestampMs, key, value, headers, headerCount } = record
     if (!this.appendTo(lane, timestampMs, key, value, headers, headerCount, nowMs)) {

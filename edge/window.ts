@@ -38,9 +38,8 @@ interface Layer {
 
 const newLayer = (): Layer => ({ held: new Map(), tally: null, passed: [] })
 
-/** What all windows of an edge hold in memory. */
+/** What all windows of an edge hold. */
 export interface Holdings {
-  readings: number
   bytes: number
 }
 
@@ -69,8 +68,8 @@ export class Window {
   #nextOrder = 0
   /** The state log has, or may have, a tally of it. */
   #isTold = false
-  /** Readings in memory, and their bytes. */
-  readings = 0
+  /** Keys of which a reading is held, and the bytes of the newest of each. */
+  keys = 0
   bytes = 0
 
   constructor({ name, reason, dueMs, holdings, settled }: WindowOptions) {
@@ -86,27 +85,27 @@ export class Window {
     const decoded = held.map(([key, bytes]) => ({ key, bytes, reading: decodeHeld(bytes) }))
     decoded.sort((left, right) => left.reading.order - right.reading.order)
     for (const { key, bytes, reading } of decoded) {
-      this.#count(key, bytes, 1)
+      this.#newestChanged(key, undefined, bytes)
       this.#base.held.set(key, { bytes, takenMs: reading.takenMs, isCounted: false })
     }
     this.#base.tally = tally
     this.#isTold = tally !== null
   }
 
-  /** Holds a reading back; the one of its key that was held is dropped. */
-  hold(key: string, record: RoutedRecord, takenMs: number): void {
+  /** Holds a reading back; the one of its key that was held is dropped. Returns the bytes that it adds to the next commit. */
+  hold(key: string, record: RoutedRecord, takenMs: number): number {
     const { held } = this.#gathering
     const before = this.#newest(key)
     if (before !== undefined) {
       this.#gathering.tally = addDrop(this.#gathering.tally, before.takenMs, takenMs, !before.isCounted)
     }
-    const replaced = held.get(key)
-    if (replaced !== undefined) this.#count(key, replaced.bytes, -1)
     const bytes = encodeHeld(record, this.#nextOrder++, takenMs)
-    this.#count(key, bytes, 1)
+    this.#newestChanged(key, before?.bytes, bytes)
+    const replacedBytes = held.get(key)?.bytes.length ?? -ENTRY_OVERHEAD_BYTES
     // Deleted first, so that the map is in order of arrival.
-    held.delete(key)
+    if (replacedBytes >= 0) held.delete(key)
     held.set(key, { bytes, takenMs, isCounted: before !== undefined })
+    return bytes.length - replacedBytes
   }
 
   /** Drops a reading. */
@@ -127,12 +126,13 @@ export class Window {
     )
   }
 
-  #count(key: string, bytes: Uint8Array, sign: 1 | -1): void {
-    const cost = ENTRY_OVERHEAD_BYTES + 2 * key.length + bytes.length
-    this.readings += sign
-    this.bytes += sign * cost
-    this.#holdings.readings += sign
-    this.#holdings.bytes += sign * cost
+  #newestChanged(key: string, before: Uint8Array | undefined, after: Uint8Array | undefined): void {
+    const cost = (bytes: Uint8Array | undefined): number =>
+      bytes === undefined ? 0 : ENTRY_OVERHEAD_BYTES + 2 * key.length + bytes.length
+    const grows = cost(after) - cost(before)
+    this.keys += Number(after !== undefined) - Number(before !== undefined)
+    this.bytes += grows
+    this.#holdings.bytes += grows
   }
 
   // --------------------------------------------------------------------------------------- its commits
@@ -163,8 +163,6 @@ export class Window {
 
   #merge({ held, tally }: Layer): void {
     for (const [key, reading] of held) {
-      const before = this.#base.held.get(key)
-      if (before !== undefined) this.#count(key, before.bytes, -1)
       this.#base.held.delete(key)
       this.#base.held.set(key, reading)
     }
@@ -173,12 +171,13 @@ export class Window {
 
   #undo({ held }: Layer): void {
     for (const [key, { bytes }] of held) {
-      this.#count(key, bytes, -1)
-      // What took its place takes that of the one before instead, or of none.
-      if (this.#base.held.has(key)) continue
+      const before = this.#base.held.get(key)
       const next = [...this.#underWay, this.#gathering].find(layer => layer.held.has(key))
-      if (next?.tally)
+      if (next === undefined) this.#newestChanged(key, bytes, before?.bytes)
+      // What took its place takes that of the one before instead, or of none.
+      else if (before === undefined && next.tally !== null) {
         next.tally = next.tally.count === 1 ? null : { ...next.tally, count: next.tally.count - 1 }
+      }
     }
   }
 
@@ -231,7 +230,7 @@ export class Window {
     for (const key of keys) {
       const held = this.#base.held.get(key)
       if (held === undefined) continue
-      this.#count(key, held.bytes, -1)
+      this.#newestChanged(key, held.bytes, undefined)
       this.#base.held.delete(key)
     }
   }

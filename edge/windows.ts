@@ -101,7 +101,7 @@ export function createWindows(store: Store, state: StateLog | null, flushBytes: 
   /** Held by an earlier start under another layout of lanes. */
   const moved = new Set<Window>()
   const recovering = new Set<string>()
-  const holdings: Holdings = { readings: 0, bytes: 0 }
+  const holdings: Holdings = { bytes: 0 }
   const counters = { endedEarly: 0, unthinned: 0 }
   let thinnedKeys = 0
   let nextEnd: { atMs: number; timer: Timer } | null = null
@@ -169,8 +169,7 @@ export function createWindows(store: Store, state: StateLog | null, flushBytes: 
     const bytes = record.value.length + (record.key?.length ?? 0) + record.headers.length
     if (bytes + RECORD_OVERHEAD_BYTES > store.maxBatchBytes) return 'too-large'
     const { open } = own
-    const isFull =
-      open !== null && (open.readings >= MAX_CONFLATED_KEYS || open.bytes + bytes > MAX_WINDOW_BYTES)
+    const isFull = open !== null && (open.keys >= MAX_CONFLATED_KEYS || open.bytes + bytes > MAX_WINDOW_BYTES)
     if (isFull && !endEarly(own)) return 'wait'
     if (holdings.bytes + bytes > MAX_HELD_BYTES) {
       const fullest = [...opened].reduce((left, right) => (sizeOf(right) > sizeOf(left) ? right : left), own)
@@ -178,8 +177,7 @@ export function createWindows(store: Store, state: StateLog | null, flushBytes: 
       return 'wait'
     }
     const window = openWindow(own, 'conflated', windowMs)
-    window.hold(nameOf(record.key), record, takenMs)
-    groups.addPart(window)
+    groups.addPart(window, window.hold(nameOf(record.key), record, takenMs))
     return 'held'
   }
 

@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest'
 import { utf8 } from '../../common/bytes.ts'
-import { KIB } from '../../common/limits.ts'
+import { KIB, MIB } from '../../common/limits.ts'
 import { partitionForKey } from '../../common/murmur2.ts'
 import { freeableEnd } from '../../edge/ledger.ts'
-import { MAX_CONFLATED_KEYS } from '../../edge/windows.ts'
+import { MAX_CONFLATED_KEYS, MAX_HELD_BYTES, MAX_THINNED_KEYS } from '../../edge/windows.ts'
 import { seededRng } from '../rng.ts'
 import type { PolicyStage } from './policy-stage.ts'
 import { createPolicyStage } from './policy-stage.ts'
@@ -80,6 +80,26 @@ describe('thin', () => {
     await stage.during(stage.store.space.measure())
     await appendAll(stage, ['a2', 'a3'])
     expect(await ids(stage)).toEqual(['b1', 'a2'])
+    await stage.close()
+  })
+
+  test('readings of more keys than are remembered pass, and are counted', async () => {
+    const stage = newStage()
+    await stage.open(THIN)
+    const offer = (from: number, to: number) =>
+      stage.during(
+        Promise.all(Array.from({ length: to - from }, (_, at) => stage.append('x', `key ${from + at}`))),
+      )
+    for (let at = 0; at < MAX_THINNED_KEYS; at += 10_000) await offer(at, at + 10_000)
+    await offer(MAX_THINNED_KEYS - 3, MAX_THINNED_KEYS + 4)
+    await offer(MAX_THINNED_KEYS, MAX_THINNED_KEYS + 4)
+    expect(stage.store.windows.stats()).toMatchObject({ unthinned: 8, thinnedKeys: MAX_THINNED_KEYS })
+    expect(stage.lane().ledger.endOffset).toBe(MAX_THINNED_KEYS + 8)
+    // Time makes room.
+    stage.clock.advance(1_000)
+    await stage.turns(10)
+    await offer(0, 1)
+    expect(stage.store.windows.stats().thinnedKeys).toBe(1)
     await stage.close()
   })
 
@@ -192,6 +212,28 @@ describe('conflate', () => {
     expect(stored.length).toBe(MAX_CONFLATED_KEYS + 6)
     expect(stored.slice(0, -1)).toEqual(stored.slice(0, -1).toSorted((left, right) => +left - +right))
     expect(await counted(stage)).toEqual([])
+    await stage.close()
+  })
+
+  test('what all windows hold is bounded: the fullest ends early, and the others go on', async () => {
+    const stage = newStage()
+    const conflate = { windowMs: 60_000 }
+    await stage.open({ topics: { '*': { conflate } }, storage: { journalBytes: 8 * MIB } })
+    let most = 0
+    for (let at = 0; at < 90; at++) {
+      const options = { topic: `t${at % 10}`, bytes: 400 * KIB }
+      expect(await stage.during(stage.append(`${at}`, `key ${at}`, options))).toBeUndefined()
+      most = Math.max(most, stage.store.windows.heldBytes())
+    }
+    expect(most).toBeGreaterThan(MAX_HELD_BYTES / 2)
+    expect(most).toBeLessThanOrEqual(MAX_HELD_BYTES)
+    expect(stage.store.windows.stats().endedEarly).toBeGreaterThan(0)
+    await stage.close()
+    await stage.open()
+    for (let topic = 0; topic < 10; topic++) {
+      const own = Array.from({ length: 9 }, (_, at) => `${at * 10 + topic}`)
+      expect(await ids(stage, `t${topic}/0`)).toEqual(own)
+    }
     await stage.close()
   })
 
