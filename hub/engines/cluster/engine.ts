@@ -1,26 +1,26 @@
 import type { Logger } from 'pino'
+import { utf8Text } from '../../../common/bytes.ts'
 import type { HubConfig } from '../../../common/config-hub.ts'
-import type { Env, Timer } from '../../../common/env.ts'
+import type { Disk, Env, Link } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
-import { KIB, MIB, SECOND_MS } from '../../../common/limits.ts'
+import { KIB, MIB } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { Damage, DataDir, DataDirStats } from '../../../common/log/types.ts'
 import { eachAtMost } from '../../../common/log/work.ts'
 import type { Reading } from '../../../common/metrics.ts'
+import { certificatesFrom } from '../../../common/tls.ts'
 import type { ControllerSettings } from '../../controller/controller.ts'
-import { ensureInternalTopics } from '../../controller/controller.ts'
-import { foundingRecord } from '../../controller/image.ts'
-import { GAPS_TOPIC } from '../../controller/names.ts'
+import { DEAD_TOPIC, GAPS_TOPIC } from '../../controller/names.ts'
 import type { Ports, Topic } from '../../ports.ts'
-import type { HubTime } from '../../replica/hub-time.ts'
 import { createHubTime } from '../../replica/hub-time.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
-import { createFleet, freshTopicId } from './fleet.ts'
+import type { ClusterNode } from './cluster-node.ts'
+import { openClusterNode } from './cluster-node.ts'
+import { createFleet } from './fleet.ts'
 import { createGapWriter } from './gaps.ts'
-import { createJudge } from './judge.ts'
 import { createLogs } from './logs.ts'
+import { startMaintenance } from './maintenance.ts'
 import type { MetadataStats, QuorumMetadata } from './metadata.ts'
-import { createQuorumMetadata } from './metadata.ts'
 import { createCluster } from './overview.ts'
 import type { PartitionTable } from './partitions.ts'
 import {
@@ -29,7 +29,7 @@ import {
   removeSnapshots,
   topicsWithSnapshots,
 } from './partitions.ts'
-import { foundCluster, loadMember } from './quorum/opening.ts'
+import type { PeerAccess } from './peers/context.ts'
 import { openQuorumStorage } from './quorum/storage.ts'
 import { engineReadings } from './readings.ts'
 import { createTopics } from './topics.ts'
@@ -40,8 +40,6 @@ const DAMAGE_LOG = '__damage_told'
 const MAX_DAMAGE_BYTES = 16 * MIB
 /** Edges the hub remembers. */
 const MAX_EDGES = 100_000
-/** Between two rounds of snapshots, expiry and retention. */
-const MAINTENANCE_MS = 30 * SECOND_MS
 /** Counting edges and producers takes a moment, and a scrape asks for each metric by itself. */
 const STATS_KEPT_MS = 100
 /** Less than this is replayed at the next start sooner than a snapshot is written now. */
@@ -70,17 +68,34 @@ export interface ClusterEngine {
   readings: Reading[]
   /** Called once when nothing can be made durable any more: the process must exit non-zero. */
   onFailed(listener: (error: TributaryError) => void): void
+  /** First of an orderly stop: what this node leads moves to others, as far as they take it in a bounded time. */
+  leave(): Promise<void>
   /** Snapshots, flushes, releases the directory. */
   close(): Promise<void>
 }
 
-/** Opens the data directory and all in it. Rejects as openDataDir does, and with `directory_newer_format` for metadata of a newer version. */
-export async function openClusterEngine(config: HubConfig, env: Env, log: Logger): Promise<ClusterEngine> {
+export interface EngineOptions {
+  /** Called when links of other nodes can be accepted, which may be long before the engine is open. */
+  onPeers?: (accept: (link: Link) => void) => Promise<void>
+  /** Ends the wait for other nodes: opening rejects with `closed` then. */
+  stop?: AbortSignal
+}
+
+/**
+ * Opens the data directory and all in it, and makes the node part of its cluster: with an empty directory and other nodes configured it
+ * waits for them. Rejects as openDataDir does, and with `directory_newer_format` for metadata of a newer version.
+ */
+export async function openClusterEngine(
+  config: HubConfig,
+  env: Env,
+  log: Logger,
+  options: EngineOptions = {},
+): Promise<ClusterEngine> {
   const { commitMs, journalBytes, reserveBytes, tailCacheBytes } = config.storage
-  const options = { commitMs, journalBytes, reserveBytes, tailCacheBytes }
-  const dataDir = await openDataDir(config.data, options, env)
+  const dirOptions = { commitMs, journalBytes, reserveBytes, tailCacheBytes }
+  const dataDir = await openDataDir(config.data, dirOptions, env)
   try {
-    return await openOver(dataDir, config, env, log)
+    return await openOver(dataDir, config, env, log, options)
   } catch (error) {
     await dataDir.close()
     throw error
@@ -109,7 +124,13 @@ export function settingsOf(config: HubConfig): ControllerSettings {
   }
 }
 
-async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logger): Promise<ClusterEngine> {
+async function openOver(
+  dataDir: DataDir,
+  config: HubConfig,
+  env: Env,
+  log: Logger,
+  options: EngineOptions,
+): Promise<ClusterEngine> {
   const { clock } = env
   const settings = settingsOf(config)
   const failure = failureOf(dataDir)
@@ -121,22 +142,21 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   }
   const { nodeId } = config
   const storage = await openQuorumStorage({ dataDir, disk: env.disk, clock, nodeId, onDamage })
-  const loaded = (await loadMember(storage)) ?? (await foundCluster(storage, freshTopicId(env)))
-  const metadata = createQuorumMetadata(
-    {
-      clock,
-      rng: env.rng,
-      nodeId,
-      electionTimeoutMs: config.cluster.electionTimeoutMs,
-      storage,
-      judge: createJudge(env, settings),
-      peers: NO_PEERS,
-      otherNodes: () => [],
-    },
-    loaded,
-  )
-  metadata.onFailed(failure.fail)
-  const clusterId = await lead(metadata, storage.clusterId(), settings, env)
+  const node = await openClusterNode({
+    config,
+    env,
+    log,
+    dataDir,
+    storage,
+    settings,
+    access: await readPeerAccess(config, env.disk),
+    failed: failure.fail,
+    onPeers: options.onPeers ?? (async () => {}),
+    stop: options.stop ?? new AbortController().signal,
+  })
+  const { metadata, clusterId, lifecycle } = node
+  // Who votes alone has all of the metadata at hand; others learn it when they register.
+  if (metadata.isAlone()) await whenTrue(metadata, failure, () => metadata.activeTerm() !== null)
   const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
   const gaps = createGapWriter(told, clock, log)
   const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())
@@ -144,14 +164,17 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
   const topicNow = (topicId: string): Topic | undefined => metadata.image().topicById(topicId)
   const tableContext = { env, dataDir, gaps, hubTime, maxBatchBytes, topic: topicNow, log }
   const partitions = createPartitionTable(tableContext)
-  const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
-  if (gapsTopic !== undefined) await partitions.use(gapsTopic, 0, async open => gaps.open(open))
   tellRecovery(dataDir, log)
   await openExisting(dataDir, metadata, partitions, log)
   for (const topicId of await topicsWithSnapshots(env.disk, dataDir.path)) {
     const wasDeleted = metadata.image().deletedTopic(topicId) !== undefined
     if (wasDeleted) await removeSnapshots(env.disk, dataDir.path, topicId)
   }
+
+  await node.register()
+  if (metadata.isAlone()) await whenTrue(metadata, failure, () => isSettled(node))
+  const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
+  if (gapsTopic !== undefined) await partitions.use(gapsTopic, 0, async open => gaps.open(open))
 
   const topics = createTopics(metadata, partitions)
   const fleet = createFleet({ env, metadata, partitions, log })
@@ -166,7 +189,7 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
         .snapshot(SNAPSHOT_AT_CLOSE_BYTES)
         .catch(error => log.warn({ reason: messageOf(error) }, 'no producer snapshot'))
     })
-    await metadata.close()
+    await node.close()
     await dataDir.close()
   }
 
@@ -212,11 +235,15 @@ async function openOver(dataDir: DataDir, config: HubConfig, env: Env, log: Logg
       fleet,
       cluster: createCluster(metadata),
       addresses: () => [],
-      notReadyReason: () => failure.error()?.message ?? (closing === null ? null : 'the hub is stopping'),
+      notReadyReason: () => {
+        if (closing !== null) return 'the hub is stopping'
+        return failure.error()?.message ?? lifecycle.notReadyReason()
+      },
     },
     stats: current,
     readings: engineReadings(current),
     onFailed: failure.listen,
+    leave: lifecycle.leave,
     close: () => {
       closing ??= close()
       return closing
@@ -243,39 +270,44 @@ function failureOf(dataDir: DataDir) {
   }
 }
 
-const NO_PEERS = {
-  send: () => false,
-  call: () => Promise.reject(new TributaryError('not_available', 'there are no other nodes')),
-  isUp: () => false,
-}
-
-/** Leads the cluster of one, and makes its id and its own topics where they are missing. */
-async function lead(
+/** Resolves when it is so, which only changes of the metadata make it. Rejects where the node fails. */
+function whenTrue(
   metadata: QuorumMetadata,
-  known: string | null,
-  settings: ControllerSettings,
-  env: Env,
-): Promise<string> {
-  await whenActive(metadata)
-  const nowMs = Math.round(env.clock.nowMs())
-  const founded = metadata.image().clusterId()
-  const clusterId = founded ?? known ?? freshTopicId(env)
-  if (founded === null) {
-    await metadata.propose(() => ({ records: [foundingRecord(clusterId, nowMs)], response: null }))
-  }
-  const topicIds = [freshTopicId(env), freshTopicId(env)] as const
-  await metadata.propose(image => ensureInternalTopics(image, settings, topicIds, nowMs))
-  return clusterId
+  failure: ReturnType<typeof failureOf>,
+  isSo: () => boolean,
+): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const consider = (): void => {
+      if (isSo()) resolve()
+    }
+    failure.listen(reject)
+    metadata.onController(consider)
+    metadata.onApplied(consider)
+    consider()
+  })
 }
 
-function whenActive(metadata: QuorumMetadata): Promise<void> {
-  return new Promise((resolve, reject) => {
-    metadata.onFailed(reject)
-    metadata.onController(() => {
-      if (metadata.activeTerm() !== null) resolve()
-    })
-    metadata.start()
-  })
+/** A node alone serves when it leads all there is, the hub's own topics too. */
+function isSettled({ metadata, lifecycle }: ClusterNode): boolean {
+  const image = metadata.image()
+  const own = [GAPS_TOPIC, DEAD_TOPIC].every(name => image.topicByName(name) !== undefined)
+  return own && lifecycle.notReadyReason() === null && image.todo().unplaced().size === 0
+}
+
+/** What nodes prove to each other that they belong together by. Rejects with `config_invalid` where a file can't be read. */
+async function readPeerAccess({ cluster }: HubConfig, disk: Disk): Promise<PeerAccess> {
+  const { peerSecret: secret, peerTls } = cluster
+  if (peerTls === null) return { secret, tls: null }
+  const pem = async (file: string): Promise<string> => {
+    try {
+      return utf8Text(await disk.readFile(file))
+    } catch (cause) {
+      throw new TributaryError('config_invalid', `${file} of cluster.peerTls can't be read`, { cause })
+    }
+  }
+  const { certFile, keyFile, caFile } = peerTls
+  const [certPem, keyPem, caPem] = await Promise.all([pem(certFile), pem(keyFile), pem(caFile)])
+  return { secret, tls: { certPem: certificatesFrom(certFile, certPem), keyPem, caPem } }
 }
 
 function tellRecovery({ recovery }: DataDir, log: Logger): void {
@@ -321,48 +353,5 @@ async function deleteLeftover(dataDir: DataDir, name: string, log: Logger): Prom
       { log: name, reason: messageOf(error) },
       'the log of a deleted topic stays until the next start',
     )
-  }
-}
-
-function startMaintenance(env: Env, hubTime: HubTime, partitions: PartitionTable, log: Logger) {
-  const { clock } = env
-  let timer: Timer | null = null
-  let running: Promise<void> = Promise.resolve()
-  let paused = false
-
-  async function round(): Promise<void> {
-    const retentionTimeMs = hubTime.retentionTimeMs(clock.nowMs(), clock.monotonicMs())
-    const jumpMs = hubTime.jumpMs()
-    if (jumpMs !== null && !paused) {
-      log.error(
-        { jumpMs },
-        'the wall clock jumped by over an hour: retention is paused until it is back; restart the hub if it is right now',
-      )
-    }
-    paused = jumpMs !== null
-    for (const partition of partitions.open()) {
-      try {
-        await partition.maintain(retentionTimeMs)
-      } catch (error) {
-        log.warn({ reason: messageOf(error) }, 'maintenance of a partition failed; it is tried again')
-      }
-    }
-  }
-
-  function schedule(): void {
-    timer = clock.setTimer(() => {
-      running = round().finally(() => {
-        if (timer !== null) schedule()
-      })
-    }, MAINTENANCE_MS)
-  }
-
-  schedule()
-  return {
-    stop: async (): Promise<void> => {
-      timer?.cancel()
-      timer = null
-      await running
-    },
   }
 }

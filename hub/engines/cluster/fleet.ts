@@ -23,7 +23,7 @@ interface Presence {
 }
 
 /** 32 random hexadecimal digits. */
-export function freshTopicId(env: Env): string {
+export function freshTopicId(env: Pick<Env, 'rng'>): string {
   return Buffer.from(env.rng.bytes(16)).toString('hex')
 }
 

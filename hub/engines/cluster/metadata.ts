@@ -71,18 +71,31 @@ export interface QuorumMetadata extends Metadata {
   receive(frame: RaftFrame | SnapshotChunk): void
   /** The process of a node is gone: where that led, nobody need wait for it. */
   suspect(nodeId: number): void
-  /** A link is up: who waits for a controller may try. */
-  wake(): void
+  /** A node answers again: who waits for a controller may try. */
+  back(nodeId: number): void
   change(change: ConfigChange): Outcome | null
   transfer(to: MemberId): Outcome | null
   status(): Status
-  matchOf(member: MemberId): number | null
+  /** Whether the member has the log, as far as this leader knows, but for a little. */
+  hasLog(member: MemberId): boolean
   lastIndex(): number
+  /** Who this node is in the quorum. */
+  seat(): MemberId
+  /** The leader that was heard last, and when; null before any. */
+  leaderHeard(): LeaderHeard | null
+  /** Whether nobody else has a vote. */
+  isAlone(): boolean
   /** Stands for election at once where nobody else could. */
   start(): void
   stats(): MetadataStats
   /** Finishes what is written, refuses what is asked from now on. */
   close(): Promise<void>
+}
+
+export interface LeaderHeard {
+  readonly nodeId: number
+  /** Monotonic. */
+  readonly atMs: number
 }
 
 export interface MetadataStats {
@@ -176,6 +189,7 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
     loaded,
   )
   let lastCrash: unknown = null
+  let leaderHeard: LeaderHeard | null = null
   const keeper = createSnapshotKeeper({ clock, storage, member, machine })
   const standing = createStanding({ clock, rng, nodeId, feed: member.feed, status: member.status })
 
@@ -254,15 +268,27 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
         const message = decodeMessage(bytes)
         // Its contents come in pieces.
         if (message.t !== 'snapshot') member.feed({ t: 'message', message })
+        if (message.from === member.status().leader) {
+          leaderHeard = { nodeId: nodeIdOf(message.from), atMs: clock.monotonicMs() }
+        }
       }
     },
     suspect: standing.gone,
-    wake: () => attempts.wake(),
+    back: back => {
+      standing.back(back)
+      attempts.wake()
+    },
     change: change => member.feed({ t: 'change', change }),
     transfer: to => member.feed({ t: 'transfer', to }),
     status: member.status,
-    matchOf: member.matchOf,
+    hasLog: seat => {
+      const match = member.matchOf(seat)
+      return match !== null && match + RAFT_OPTIONS.maxPromotionLagEntries >= member.lastIndex()
+    },
     lastIndex: member.lastIndex,
+    seat: storage.self,
+    leaderHeard: () => leaderHeard,
+    isAlone: member.isAlone,
     start: () => {
       member.standAlone()
     },

@@ -64,6 +64,8 @@ export interface QuorumStorage {
   /** The directory's part of it. */
   seatId(): string
   clusterId(): string | null
+  /** The directory may lack what other seats of this node were given for; told until it is known to the cluster. */
+  lostData(): boolean
   /** Must be durable before anything of the cluster is taken. */
   saveClusterId(clusterId: string): Promise<void>
   /** Starts a quorum of which this member is the only voter. */
@@ -212,6 +214,7 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
     self,
     seatId,
     clusterId: () => textOf(CLUSTER_ID),
+    lostData: () => dataDir.recovery.belowDurableEnd,
     saveClusterId: clusterId => state.put([{ key: CLUSTER_ID, value: utf8(clusterId) }]),
     found: async () => {
       const config = { voters: [self()], learners: [] }

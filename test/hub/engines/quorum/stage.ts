@@ -153,7 +153,7 @@ export class QuorumStage {
         nodeId: id,
         electionTimeoutMs: ELECTION_TIMEOUT_MS,
         storage,
-        judge: createJudge(env, settingsOf(defaultHubConfig({ data: '/hub' }))),
+        judge: createJudge(env, settingsOf(defaultHubConfig({ data: '/hub' })), id),
         peers: {
           send: (to, frame) => up.alive && this.#send(id, to, frame),
           call: (to, call) => this.#call(id, to, call),

@@ -1,0 +1,248 @@
+import type { Logger } from 'pino'
+import type { HubConfig } from '../../../common/config-hub.ts'
+import type { Env, Link } from '../../../common/env.ts'
+import { TributaryError } from '../../../common/errors.ts'
+import type { DataDir } from '../../../common/log/types.ts'
+import { VERSION } from '../../../common/version.ts'
+import type { PeerAnswer, PeerCall } from '../../../common/wire-peer.ts'
+import type { ControllerSettings } from '../../controller/controller.ts'
+import type { Duties } from './duties.ts'
+import { createDuties } from './duties.ts'
+import { freshTopicId } from './fleet.ts'
+import { createJudge } from './judge.ts'
+import { createLateReplication } from './late-replication.ts'
+import type { Lifecycle } from './lifecycle.ts'
+import { createLifecycle } from './lifecycle.ts'
+import type { QuorumMetadata } from './metadata.ts'
+import { createQuorumMetadata } from './metadata.ts'
+import type { PeerAccess } from './peers/context.ts'
+import { createPeers } from './peers/peers.ts'
+import { whenDecided } from './quorum/joining.ts'
+import type { LoadedMember } from './quorum/opening.ts'
+import { foundCluster, joinCluster, loadMember } from './quorum/opening.ts'
+import type { QuorumStorage } from './quorum/storage.ts'
+import type { PeerIdentity, Peers, Replication } from './types.ts'
+
+/** A node among nodes: its links, its part in the quorum, its registration; partitions are others'. */
+
+export interface ClusterNodeContext {
+  config: HubConfig
+  env: Env
+  log: Logger
+  dataDir: DataDir
+  storage: QuorumStorage
+  settings: ControllerSettings
+  access: PeerAccess
+  /** The node can't go on. */
+  failed(error: TributaryError): void
+  /** Links of other nodes can be accepted from now on. */
+  onPeers(accept: (link: Link) => void): Promise<void>
+  /** Ends the wait for others. */
+  stop: AbortSignal
+}
+
+/** What the node's partitions do for other nodes. */
+export interface NodeService {
+  /** Any call but `controller`. */
+  call(from: PeerIdentity, call: PeerCall): Promise<PeerAnswer>
+  replication: Replication
+}
+
+export interface ClusterNode {
+  clusterId: string
+  metadata: QuorumMetadata
+  peers: Peers
+  lifecycle: Lifecycle
+  /** Other nodes are served from now on. */
+  serve(service: NodeService): void
+  /** Makes the node part of the cluster's life: it registers and tells that it lives. Resolves when that is applied here. */
+  register(): Promise<void>
+  close(): Promise<void>
+}
+
+/** A link to another node, as configured. */
+interface PeerAddress {
+  readonly nodeId: number
+  readonly address: string
+}
+
+/**
+ * Opens this node's part in its cluster, founding or joining one where the directory is empty, which waits for others. Resolves when the
+ * metadata follows. Rejects with `directory_newer_format`, `corrupt_log`, `config_invalid`, `closed`.
+ */
+export async function openClusterNode(context: ClusterNodeContext): Promise<ClusterNode> {
+  const { config, env, log, storage, settings, failed } = context
+  const { clock } = env
+  const { nodeId, cluster } = config
+  const configured = cluster.peers.map(peerAddress)
+  const loaded = await loadMember(storage)
+  const late = createLateReplication()
+  let service: NodeService | null = null
+  let metadata: QuorumMetadata | null = null
+  let duties: Duties | null = null
+
+  const peers = createPeers({
+    env,
+    log,
+    self: { nodeId, directoryId: storage.seatId(), software: `tributary ${VERSION}` },
+    clusterId: storage.clusterId,
+    access: context.access,
+    heartbeatMs: cluster.heartbeatMs,
+    deadMs: cluster.sessionTimeoutMs,
+    service: {
+      frame: (from, frame) => {
+        if (frame.t !== 'node-heartbeat') metadata?.receive(frame)
+        else if (frame.nodeId === from.nodeId) duties?.heard(frame)
+      },
+      call: (from, call) => {
+        if (call.c === 'controller' && metadata !== null) return metadata.answer(call)
+        if (call.c !== 'controller' && service !== null) return service.call(from, call)
+        const details = { judged: false, leader: null }
+        return Promise.reject(new TributaryError('not_available', `node ${nodeId} is starting`, { details }))
+      },
+      replication: late.replication,
+    },
+  })
+  const locateConfigured = (): void => {
+    for (const peer of configured) peers.locate(peer.nodeId, peer.address)
+  }
+
+  async function founded(): Promise<LoadedMember> {
+    const ids = configured.map(peer => peer.nodeId)
+    const step = await whenDecided({ nodeId, peers: ids, links: peers, log, stop: context.stop })
+    if (step.t === 'join') {
+      log.info({ clusterId: step.clusterId }, 'joining the cluster')
+      return joinCluster(storage, step.clusterId)
+    }
+    const clusterId = freshTopicId(env)
+    log.info({ clusterId }, 'founding a cluster')
+    return foundCluster(storage, clusterId)
+  }
+
+  try {
+    await context.onPeers(peers.accept)
+    locateConfigured()
+    const member = loaded ?? (await founded())
+    if (loaded === null) peers.reintroduce()
+    return over(member)
+  } catch (error) {
+    await peers.close()
+    throw error
+  }
+
+  function over(member: LoadedMember): ClusterNode {
+    const clusterId = storage.clusterId() ?? freshTopicId(env)
+    const made = createQuorumMetadata(
+      {
+        clock,
+        rng: env.rng,
+        nodeId,
+        electionTimeoutMs: cluster.electionTimeoutMs,
+        storage,
+        judge: createJudge(env, settings, nodeId),
+        peers,
+        otherNodes: () => [...known.keys()],
+      },
+      member,
+    )
+    metadata = made
+    const lifecycle = createLifecycle({
+      clock,
+      log,
+      metadata: made,
+      peers,
+      heartbeatMs: cluster.heartbeatMs,
+      sessionTimeoutMs: cluster.sessionTimeoutMs,
+      nodeId,
+      failed,
+    })
+    const times = { heartbeatMs: cluster.heartbeatMs, sessionTimeoutMs: cluster.sessionTimeoutMs }
+    const { incarnation } = lifecycle
+    const tasks = createDuties({ env, log, nodeId, incarnation, clusterId, settings, times, metadata: made })
+    duties = tasks
+    const known = followAddresses(made, peers, configured, nodeId)
+    made.onFailed(failed)
+    peers.onLink((other, change) => {
+      if (change === 'refused') {
+        made.suspect(other)
+        tasks.refused(other)
+      } else if (change === 'up') {
+        made.back(other)
+        tasks.back(other)
+      }
+    })
+    made.start()
+    return {
+      clusterId,
+      metadata: made,
+      peers,
+      lifecycle,
+      serve: given => {
+        service = given
+        late.serve(given.replication)
+      },
+      register: async () => {
+        await lifecycle.register({
+          nodeId,
+          directoryId: storage.seatId(),
+          peerAddress: ownPeerAddress(config, configured),
+          httpAddress: cluster.advertisedHttp ?? config.http,
+          rack: cluster.rack,
+          software: `tributary ${VERSION}`,
+          lostData: storage.lostData(),
+        })
+        tasks.kick()
+      },
+      close: async () => {
+        await tasks.stop()
+        await made.close()
+        await peers.close()
+      },
+    }
+  }
+}
+
+/** Dials the nodes that the metadata knows, and those configured that it does not know yet. Gives all of them, by id. */
+function followAddresses(
+  metadata: QuorumMetadata,
+  peers: Peers,
+  configured: readonly PeerAddress[],
+  nodeId: number,
+): ReadonlyMap<number, string> {
+  const known = new Map<number, string>()
+
+  function follow(): void {
+    const wanted = new Map(configured.map(peer => [peer.nodeId, peer.address]))
+    for (const node of metadata.image().nodes()) {
+      if (node.peerAddress !== null) wanted.set(node.nodeId, node.peerAddress)
+    }
+    wanted.delete(nodeId)
+    for (const gone of known.keys()) {
+      if (wanted.has(gone)) continue
+      known.delete(gone)
+      peers.locate(gone, null)
+    }
+    for (const [other, address] of wanted) {
+      known.set(other, address)
+      peers.locate(other, address)
+    }
+  }
+
+  metadata.onApplied(records => {
+    if (records === null || records.some(({ type }) => ADDRESS_TYPES.has(type))) follow()
+  })
+  follow()
+  return known
+}
+
+const ADDRESS_TYPES: ReadonlySet<string> = new Set(['node_registered', 'node_removed'])
+
+function ownPeerAddress({ nodeId, cluster }: HubConfig, configured: readonly PeerAddress[]): string | null {
+  return configured.find(peer => peer.nodeId === nodeId)?.address ?? cluster.peerListen
+}
+
+/** ID@HOST:PORT, as the configuration was checked to be. */
+function peerAddress(text: string): PeerAddress {
+  const at = text.indexOf('@')
+  return { nodeId: Number(text.slice(0, at)), address: text.slice(at + 1) }
+}

@@ -1,0 +1,164 @@
+import type { Logger } from 'pino'
+import type { Clock, Timer } from '../../../common/env.ts'
+import { isTributaryError, messageOf, TributaryError } from '../../../common/errors.ts'
+import { SECOND_MS } from '../../../common/limits.ts'
+import type { RegisterNode } from '../../controller/requests.ts'
+import { nodeIdOf } from '../../raft/types.ts'
+import type { QuorumMetadata } from './metadata.ts'
+import { within } from './quorum/attempts.ts'
+import type { Peers } from './types.ts'
+
+/** A node's life in its cluster: it registers, tells that it lives, and leaves in order. */
+
+/** Between two tries to register. */
+const REGISTER_RETRY_MS = 250
+/** While it is not taken for alive yet a node tells so more often. */
+const HURRIED_HEARTBEAT_MS = 50
+/** An orderly stop waits so long for others to take over what this node leads, and then as long for another controller. */
+const LEAVE_TIMEOUT_MS = 3 * SECOND_MS
+const HAND_OVER_TIMEOUT_MS = SECOND_MS
+const HAND_OVER_POLL_MS = 10
+/** A node that knows no controller for so many sessions serves nobody: another one may. */
+const CONTROLLER_LOST_SESSIONS = 3
+
+export interface LifecycleContext {
+  clock: Clock
+  log: Logger
+  metadata: QuorumMetadata
+  peers: Pick<Peers, 'send'>
+  heartbeatMs: number
+  sessionTimeoutMs: number
+  nodeId: number
+  /** The node can't go on as this one. */
+  failed(error: TributaryError): void
+}
+
+export interface Lifecycle {
+  /** Registers, as often as it takes; resolves when that is applied here. Rejects where it is refused for good, or `leave` came. */
+  register(registration: RegisterNode): Promise<void>
+  /** Of this process, null before it is registered. */
+  incarnation(): number | null
+  /** Why the node can't serve, or null. */
+  notReadyReason(): string | null
+  /** Moves what this node leads to others, as far as they are there in a bounded time; resolves in any case. */
+  leave(): Promise<void>
+}
+
+export function createLifecycle(context: LifecycleContext): Lifecycle {
+  const { clock, log, metadata, peers, nodeId } = context
+  let incarnation: number | null = null
+  let timer: Timer | null = null
+  let leaving = false
+  let controllerLostMs: number | null = null
+
+  async function register(registration: RegisterNode): Promise<void> {
+    let told = ''
+    while (!leaving) {
+      try {
+        const given = await metadata.submit('register-node', registration)
+        incarnation = given.incarnation
+        checkRegistration()
+        beat()
+        return
+      } catch (error) {
+        if (!isTributaryError(error) || !error.retriable) throw error
+        const reason = messageOf(error)
+        if (reason !== told) log.warn({ reason }, 'the node is not registered yet')
+        told = reason
+      }
+      await new Promise<void>(resolve => clock.setTimer(resolve, REGISTER_RETRY_MS))
+    }
+    throw new TributaryError('closed', 'the node is stopping')
+  }
+
+  /** Another process that registered as this node since is this node now. */
+  function checkRegistration(): void {
+    if (incarnation === null || leaving) return
+    const node = metadata.image().node(nodeId)
+    if (node?.incarnation === incarnation) return
+    stopBeating()
+    const message =
+      node === undefined
+        ? `node ${nodeId} was removed from the cluster: give it an empty directory to come back as a new one`
+        : `another process registered as node ${nodeId}: two must not run under one node id`
+    context.failed(new TributaryError('fenced', message))
+  }
+
+  function isLive(): boolean {
+    const node = metadata.image().node(nodeId)
+    return node !== undefined && node.incarnation === incarnation && !node.fenced
+  }
+
+  function beat(): void {
+    stopBeating()
+    if (incarnation === null || leaving) return
+    tell()
+    timer = clock.setTimer(beat, isLive() ? context.heartbeatMs : HURRIED_HEARTBEAT_MS)
+  }
+
+  function tell(): void {
+    const to = metadata.controllerId()
+    if (to === null || to === nodeId || incarnation === null) return
+    const appliedIndex = metadata.appliedIndex()
+    peers.send(to, { t: 'node-heartbeat', nodeId, incarnation, appliedIndex })
+  }
+
+  function stopBeating(): void {
+    timer?.cancel()
+    timer = null
+  }
+
+  async function moveLeaders(): Promise<void> {
+    if (incarnation === null || metadata.image().nodes().length < 2) return
+    const left = metadata.submit('leave', { nodeId, incarnation }).then(
+      () => true,
+      error => {
+        log.warn({ reason: messageOf(error) }, 'the cluster could not be told that this node stops')
+        return true
+      },
+    )
+    const done = await within(clock, left, clock.monotonicMs() + LEAVE_TIMEOUT_MS, () => false)
+    if (!done) log.warn('the cluster did not take over in time: the node stops all the same')
+  }
+
+  /** Another voter takes over the metadata without an election timeout. */
+  async function handOver(): Promise<void> {
+    const { config, role } = metadata.status()
+    const isThere = (id: number): boolean => metadata.image().node(id)?.fenced === false
+    const to = config.voters.find(voter => {
+      return nodeIdOf(voter) !== nodeId && isThere(nodeIdOf(voter)) && metadata.hasLog(voter)
+    })
+    if (role !== 'leader' || to === undefined) return
+    metadata.transfer(to)
+    for (let waitedMs = 0; waitedMs < HAND_OVER_TIMEOUT_MS; waitedMs += HAND_OVER_POLL_MS) {
+      if (metadata.status().role !== 'leader') return
+      await new Promise<void>(resolve => clock.setTimer(resolve, HAND_OVER_POLL_MS, true))
+    }
+  }
+
+  metadata.onApplied(checkRegistration)
+  // A new controller knows nothing of this node yet.
+  metadata.onController(() => {
+    if (metadata.controllerId() !== null) controllerLostMs = null
+    else controllerLostMs ??= clock.monotonicMs()
+    clock.soon(tell)
+  })
+  return {
+    register,
+    incarnation: () => incarnation,
+    notReadyReason: () => {
+      if (leaving) return 'the node is leaving its cluster'
+      if (incarnation === null) return 'the node is not registered in its cluster yet'
+      if (!isLive()) return 'the cluster does not take this node for alive yet'
+      const lostMs = controllerLostMs === null ? 0 : clock.monotonicMs() - controllerLostMs
+      return lostMs < CONTROLLER_LOST_SESSIONS * context.sessionTimeoutMs ? null : 'no controller is known'
+    },
+    leave: async () => {
+      if (leaving) return
+      leaving = true
+      stopBeating()
+      await moveLeaders()
+      await handOver()
+    },
+  }
+}

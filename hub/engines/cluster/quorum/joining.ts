@@ -1,0 +1,67 @@
+import type { Logger } from 'pino'
+import { TributaryError } from '../../../../common/errors.ts'
+import type { Peers } from '../types.ts'
+import type { FoundingStep } from './founding.ts'
+import { foundingStep } from './founding.ts'
+
+/** Waiting until it is clear whether an empty directory founds a cluster or joins one. */
+
+export interface JoiningContext {
+  nodeId: number
+  /** Ids of the nodes that it was told of. */
+  peers: readonly number[]
+  links: Pick<Peers, 'identity' | 'onLink'>
+  log: Logger
+  stop: AbortSignal
+}
+
+type Decided = Extract<FoundingStep, { t: 'found' | 'join' }>
+
+/** Rejects with `config_invalid` where the others belong to different clusters, `closed` where it is stopped. */
+export function whenDecided({ nodeId, peers, links, log, stop }: JoiningContext): Promise<Decided> {
+  return new Promise((resolve, reject) => {
+    let decided = false
+    let told = ''
+
+    function consider(): void {
+      if (decided) return
+      const step = foundingStep({ nodeId, peers, heard: heard() })
+      if (step.t === 'wait') {
+        const nodes = step.nodes.join(', ')
+        if (nodes !== told) log.info({ nodes: step.nodes }, 'waiting for other nodes to found a cluster with')
+        told = nodes
+        return
+      }
+      decided = true
+      if (step.t === 'torn') reject(torn(step.clusterIds))
+      else resolve(step)
+    }
+
+    function heard(): Map<number, string | null> {
+      const said = new Map<number, string | null>()
+      for (const peer of peers) {
+        const identity = links.identity(peer)
+        if (identity !== null) said.set(peer, identity.clusterId)
+      }
+      return said
+    }
+
+    function stopped(): void {
+      decided = true
+      reject(new TributaryError('closed', 'stopped while waiting for other nodes'))
+    }
+
+    links.onLink(consider)
+    if (stop.aborted) stopped()
+    else stop.addEventListener('abort', stopped, { once: true })
+    consider()
+  })
+}
+
+function torn(clusterIds: readonly string[]): TributaryError {
+  return new TributaryError(
+    'config_invalid',
+    `the nodes of cluster.peers belong to different clusters (${clusterIds.join(', ')}): name those of one`,
+    { details: { clusterIds: clusterIds.join(' ') } },
+  )
+}
