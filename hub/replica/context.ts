@@ -11,6 +11,8 @@ export interface ReplicaContext {
   name: string
   clock: Clock
   codec: Codec
+  /** Whether there is a log of it on the disk, which it must know before it does anything. */
+  exists(): boolean
   /** Opens its log, making it where there is none, and the snapshots of its producers. */
   open(): Promise<{ log: Log; snapshots: Snapshots }>
   /** As the topic's settings are now. */
@@ -29,6 +31,8 @@ export interface ReplicaContext {
 export interface ReplicaEvents {
   /** It acts by the role that it was assigned last. */
   acting(): void
+  /** It can't, as its log could not be opened: `retry` it later. */
+  failed(error: unknown): void
   /** More of its log is durable. */
   durable(): void
   /** As a leader: the watermark may have moved. */

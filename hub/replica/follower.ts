@@ -41,8 +41,10 @@ export interface FetchingSession {
   forget(key: string): void
   get(key: string): Followed | undefined
   size(): number
-  /** It stands here now and asks on from here. */
-  ask(followed: Followed, position: Position): void
+  /** It stands here now. */
+  stand(followed: Followed, position: Position): void
+  /** It asks on from where it stands. */
+  ask(followed: Followed): void
   /** It asks for nothing until it does again. */
   hold(followed: Followed): void
   /** More of it is durable. */
@@ -113,9 +115,11 @@ export function createFetchingSession(
     },
     get: key => all.get(key),
     size: () => all.size,
-    ask: (followed, position) => {
-      if (all.get(followed.key) !== followed) return
+    stand: (followed, position) => {
       followed.position = position
+    },
+    ask: followed => {
+      if (all.get(followed.key) !== followed) return
       followed.fetches = true
       asking.add(followed)
     },

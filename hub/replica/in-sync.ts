@@ -153,7 +153,7 @@ export function createInSync(self: number, first: Seats, firstRequired: number, 
       count()
       return advance()
     },
-    hasCandidate: () => candidates().length > 0,
+    hasCandidate: () => seats.isr.length < seats.replicas.length && candidates().length > 0,
     sweep: (nowMs, maxLagMs) => {
       let behind = false
       for (const id of seats.isr) {

@@ -117,19 +117,28 @@ export class Partition implements Leading {
     try {
       while (!this.#isQuiet()) {
         await this.#busy
-        await this.#store?.quiet()
+        if (this.#store === null) await this.open()
+        else await this.#store.quiet()
       }
     } catch (error) {
-      this.shut(asError(error, this.#context.name))
-    } finally {
       this.#changing = false
+      // What is of a log that failed under way is not known before a restart.
+      if (this.#store !== null) this.shut(asError(error, this.#context.name))
+      else this.#context.events.failed(error)
+      return
     }
+    this.#changing = false
     this.#act()
+  }
+
+  /** Tries again to act by its role, where it could not. */
+  retry(): void {
+    if (this.#acting === null && this.#closedBy === null) void this.#change()
   }
 
   #isQuiet(): boolean {
     if (this.#busy !== null) return false
-    if (this.#store === null) return true
+    if (this.#store === null) return this.#closedBy !== null || !this.#context.exists()
     const { log, reflected } = this.#store
     return log.endOffset() === log.durableEndOffset() && log.endOffset() >= reflected.end
   }
@@ -258,7 +267,8 @@ export class Partition implements Leading {
     }
     return new Promise((resolve, reject) => {
       this.#waiting.push({ run: leader => void operation(leader).then(resolve, reject), reject })
-      if (this.#acting !== null) this.open().catch(() => {})
+      if (this.#acting === null) this.retry()
+      else this.open().catch(() => {})
     })
   }
 

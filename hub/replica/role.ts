@@ -4,7 +4,8 @@ import type { Seats } from './in-sync.ts'
 /** What a node is to a partition, as the controller says. */
 export type Role =
   | { kind: 'leader'; self: number; seats: Seats; required: number }
-  | { kind: 'follower'; leader: number; leaderEpoch: number }
+  /** `adding`: a reassignment gave it the partition, and it has yet to catch up. */
+  | { kind: 'follower'; leader: number; leaderEpoch: number; adding: boolean }
   /** Without a leader, or led under an epoch that was granted to an earlier process of this node. */
   | { kind: 'idle'; leader: number | null; leaderEpoch: number }
 

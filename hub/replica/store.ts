@@ -145,10 +145,12 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     appendFetched: (batches, hubTimeMs) => {
       for (let at = 0; at < batches.length; ) at += validateBatch(batches, at, ANY_BATCH).sizeBytes
       const before = log.endOffset()
-      assert(
-        before >= reflected.end,
-        `${context.name}: the log took batches back, and what they changed is still there`,
-      )
+      if (before < reflected.end) {
+        throw new TributaryError(
+          'not_available',
+          `${context.name}: what the disk had no room for is undone first`,
+        )
+      }
       const appended = log.appendReplica(batches, { appendTimeMs: hubTimeMs })
       if (log.endOffset() === before) return appended.then(noResult)
       reflected.end = log.endOffset()

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import type { Disk, Env } from '../../../common/env.ts'
 import { messageOf, TributaryError } from '../../../common/errors.ts'
-import { DAY_MS } from '../../../common/limits.ts'
+import { DAY_MS, SECOND_MS } from '../../../common/limits.ts'
 import type { Snapshots } from '../../../common/log/snapshots.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { DataDir, Log, LogOptions } from '../../../common/log/types.ts'
@@ -18,6 +18,8 @@ import type { GapWriter } from './gaps.ts'
  * partitions cost nothing. Those with a log are open from the start on.
  */
 
+/** After which a partition whose log could not be opened is tried again. */
+const OPEN_RETRY_MS = 5 * SECOND_MS
 /** Partitions opened, or maintained, at once. */
 export const MAX_OPENING_AT_ONCE = 16
 
@@ -60,6 +62,8 @@ export interface HeldWatcher {
   acting(held: Held): void
   durable(held: Held): void
   watermark(held: Held): void
+  /** It is no replica of this node any more. */
+  gone(held: Held): void
 }
 
 export interface PartitionTableContext {
@@ -94,6 +98,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
   const roleOf = context.role ?? (() => ALONE)
   const slots = new Map<string, Slot>()
   const countersByTopic = new Map<string, TopicCounters>()
+  const onDisk = new Set(dataDir.logNames())
   /** Files on their way off the disk; whoever makes them anew waits. */
   const removals = new Map<string, Promise<void>>()
   let watcher: HeldWatcher | null = null
@@ -125,6 +130,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
       name: named(),
       clock,
       codec: env.codec,
+      exists: () => onDisk.has(key),
       open: () => openFiles(slot),
       limits: () => ({
         maxBatchBytes: context.maxBatchBytes,
@@ -136,6 +142,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
       counters: counters(topicId),
       events: {
         acting: () => watcher?.acting(slot),
+        failed: error => failed(slot, error),
         durable: () => watcher?.durable(slot),
         watermark: () => watcher?.watermark(slot),
       },
@@ -146,27 +153,37 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     return slot
   }
 
+  /** It can't act before its log is open; that what is in the way may pass. */
+  function failed(slot: Slot, error: unknown): void {
+    log.error(
+      { log: slot.key, reason: messageOf(error) },
+      'a partition could not be opened; it is tried again',
+    )
+    clock.setTimer(() => slot.replica.retry(), OPEN_RETRY_MS)
+  }
+
   async function openFiles(slot: Slot): Promise<{ log: Log; snapshots: Snapshots }> {
     const { topicId, number, key } = slot
     await removals.get(key)
     const topic = context.topic(topicId)
     if (topic === undefined) throw new TributaryError('topic_deleted', `topic ${topicId} was deleted`)
     slot.log ??= await dataDir.openLog(key, logOptions(topic, context.maxBatchBytes))
+    onDisk.add(key)
     const snapshots = await openSnapshots(env.disk, snapshotFolder(dataDir.path, topicId, number))
     return { log: slot.log, snapshots }
   }
 
-  /** Out of the table in this turn: a replica that is made from now on is another one. */
-  function takeOut(key: string, error: TributaryError): Slot | undefined {
+  /** Out of the table in this turn: a replica that is made from now on is another one. The result removes its files. */
+  function takeOut(key: string, error: TributaryError): () => Promise<void> {
     const slot = slots.get(key)
+    const wasOnDisk = onDisk.delete(key)
     slots.delete(key)
     slot?.replica.shut(error)
-    return slot
-  }
-
-  async function deleteFiles(key: string, slot: Slot | undefined, isOnDisk: boolean): Promise<void> {
-    await slot?.replica.idle()
-    if (isOnDisk || slot?.log != null) await dataDir.deleteLog(key)
+    if (slot !== undefined) watcher?.gone(slot)
+    return async () => {
+      await slot?.replica.idle()
+      if (wasOnDisk || slot?.log != null) await dataDir.deleteLog(key)
+    }
   }
 
   /** One after another, so that what is removed twice is gone when either says so. */
@@ -210,15 +227,9 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
       countersByTopic.delete(topicId)
       const error = new TributaryError('topic_deleted', `topic "${name}" was deleted`)
       const prefix = logNameOf(topicId, '')
-      const onDisk = new Set(dataDir.logNames().filter(key => key.startsWith(prefix)))
-      const keys = new Set([...slots.keys()].filter(key => key.startsWith(prefix)).concat(...onDisk))
-      const taken = [...keys].map(key => ({ key, slot: takeOut(key, error) }))
-      for (const { key, slot } of taken) {
-        await told(
-          removal(key, () => deleteFiles(key, slot, onDisk.has(key))),
-          { topic: name, log: key },
-        )
-      }
+      const keys = new Set([...slots.keys(), ...onDisk].filter(key => key.startsWith(prefix)))
+      const removes = [...keys].map(key => ({ key, deleteLog: takeOut(key, error) }))
+      for (const { key, deleteLog } of removes) await told(removal(key, deleteLog), { topic: name, log: key })
       await removeSnapshots(env.disk, dataDir.path, topicId)
     },
     open: () => [...slots.values()].flatMap(({ replica }) => (replica.isOpen() ? [replica] : [])),
@@ -232,10 +243,9 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     drop: (topicId, number) => {
       const key = logNameOf(topicId, number)
       const error = new TributaryError('not_available', `${key} has no place on this node any more`)
-      const slot = takeOut(key, error)
-      const isOnDisk = dataDir.logNames().includes(key)
+      const deleteLog = takeOut(key, error)
       const work = removal(key, async () => {
-        await deleteFiles(key, slot, isOnDisk)
+        await deleteLog()
         await env.disk.remove(snapshotFolder(dataDir.path, topicId, number))
       })
       return told(work, { log: key })

@@ -70,13 +70,14 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
     name: 'test/0',
     clock,
     codec,
+    exists: () => false,
     open: async () => ({ log, snapshots }),
     limits: () => ({ maxBatchBytes: 128 * 1024, maxRecordBytes: options.maxRecordBytes ?? 32 * 1024 }),
     hubTimeMs: options.hubTimeMs ?? (() => clock.nowMs()),
     onGap: (gap, offset) => void gaps.push({ gap, offset }),
     onDamage: found => void damage.push(found),
     counters,
-    events: { acting: () => {}, durable: () => {}, watermark: () => {} },
+    events: { acting: () => {}, failed: () => {}, durable: () => {}, watermark: () => {} },
   })
   partition.assign(loneLeader(options.leaderEpoch ?? 0))
   await partition.open()
