@@ -1,6 +1,8 @@
 import { execFileSync } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import { parseArgs } from 'node:util'
+import type { PlantResult } from './plants-run.ts'
+import { runPlants } from './plants-run.ts'
 import { runJobs } from './pool.ts'
 import { REGRESSIONS } from './regressions.ts'
 import type { SeedResult } from './run.ts'
@@ -11,6 +13,7 @@ import type { Job } from './worker.ts'
 /**
  * npm run sim -- --seeds N [--seed S]    runs N seeds from S on (default: a random one), in two processes
  *                --seed S --verbose      tells what happens in one seed
+ *                --plants [--only NAME]  plants known bugs, one after the other, and shows that each is caught
  *                --regressions           runs the seeds that found something once
  *                --check [--seed S]      runs a seed twice: both must be the same, event for event
  */
@@ -19,6 +22,7 @@ const WORKERS = 2
 /** Over so many seeds everything must have happened. */
 const MANY_SEEDS = 2_000
 const PROGRESS_MS = 10_000
+const PLANTS_SEED = 1
 const MAX_SEED = 2 ** 31
 
 const { values } = parseArgs({
@@ -28,6 +32,8 @@ const { values } = parseArgs({
     nodes: { type: 'string' },
     verbose: { type: 'boolean', default: false },
     regressions: { type: 'boolean', default: false },
+    plants: { type: 'boolean', default: false },
+    only: { type: 'string', default: '' },
     check: { type: 'boolean', default: false },
   },
 })
@@ -36,6 +42,7 @@ const first = values.seed === undefined ? randomInt(MAX_SEED) : Number(values.se
 const wanted = values.nodes === undefined ? {} : { nodes: Number(values.nodes) }
 
 if (values.check) await selfCheck()
+else if (values.plants) await plantAll()
 else if (values.verbose) await tellOne()
 else await runMany()
 
@@ -52,6 +59,19 @@ async function selfCheck(): Promise<void> {
   const isSame = JSON.stringify(one) === JSON.stringify(other)
   console.log(JSON.stringify({ seed: first, hashes: [one.hash, other.hash], isSame }))
   if (!isSame) process.exitCode = 1
+}
+
+/** Seeds are the same each time, so that what is caught once is caught again. */
+async function plantAll(): Promise<void> {
+  const results: PlantResult[] = []
+  await runPlants(values.seed === undefined ? PLANTS_SEED : first, WORKERS, values.only, result => {
+    results.push(result)
+    const { name, caught, seeds, within, failure } = result
+    console.error(`${caught ? 'caught' : 'MISSED'} in ${seeds} of ${within} seeds: ${name}: ${failure}`)
+  })
+  const missed = results.filter(({ caught }) => !caught).map(({ name }) => name)
+  console.log(JSON.stringify({ ok: missed.length === 0, planted: results.length, missed, results }))
+  if (missed.length > 0) process.exitCode = 1
 }
 
 async function runMany(): Promise<void> {

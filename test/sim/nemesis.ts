@@ -1,4 +1,5 @@
 import type { Rng } from '../../common/env.ts'
+import { clusterFaults } from './faults-cluster.ts'
 import { edgeFaults } from './faults-edge.ts'
 import { hubFaults } from './faults-hub.ts'
 import { networkFaults } from './faults-network.ts'
@@ -22,7 +23,13 @@ export class Nemesis {
   constructor(sim: Sim) {
     this.#sim = sim
     this.#rng = sim.world.stream()
-    this.#handlers = { ...hubFaults(), ...edgeFaults(), ...networkFaults(), ...topicFaults() }
+    this.#handlers = {
+      ...hubFaults(),
+      ...clusterFaults(),
+      ...edgeFaults(),
+      ...networkFaults(),
+      ...topicFaults(),
+    }
   }
 
   /** Faults until the time is over. */
@@ -93,6 +100,7 @@ export class Nemesis {
     for (const undo of this.#undo) undo()
     this.#undo.clear()
     sim.network.heal()
+    sim.isUnreliable = false
     await sim.until('the faults under way come to their end', () => this.#running === 0, 60_000)
     for (const undo of this.#undo) undo()
     for (const machine of [...sim.nodes, ...sim.edges]) {

@@ -43,6 +43,8 @@ export class Network {
   resolve: (name: string) => string = name => name
   /** Asked for every message. */
   fate: (path: string, data: Uint8Array, from: string, to: string) => Fate = () => 'pass'
+  /** Shown every message as it is sent, whatever becomes of it. */
+  onSend: ((data: Uint8Array, pipe: Pipe) => void) | null = null
   /** Shown every message as it arrives. */
   onArrival: ((data: Uint8Array, pipe: Pipe) => void) | null = null
 
@@ -292,6 +294,7 @@ export class Network {
 
   #send(out: Pipe, data: Uint8Array): void {
     const world = this.#world
+    this.onSend?.(data, out)
     const verdict = this.fate(out.connection.path, data, out.from.process.host, out.to.process.host)
     if (verdict === 'drop') return
     // As a socket does, the link owns what it was given: later changes by the sender must not show.

@@ -3,15 +3,22 @@ import { eachBatch } from '../../common/batch.ts'
 import { decodeRecords } from '../../common/batch-records.ts'
 import { utf8Text } from '../../common/bytes.ts'
 import { MIB } from '../../common/limits.ts'
+import type { FetchedFrame } from '../../common/wire-peer.ts'
 import type { Ports, Topic } from '../../hub/ports.ts'
+import type { Message } from '../../hub/raft/types.ts'
 import { checkAlarms, checkFound, checkNotices, readAll } from '../spine/check.ts'
+import { LeadersChecker } from './checkers/leaders.ts'
+import { MetadataChecker } from './checkers/metadata.ts'
+import { showPeerFrame } from './checkers/peer-frames.ts'
 import { ReadersChecker } from './checkers/readers.ts'
+import { checkReplicas } from './checkers/replicas.ts'
 import { SdkRecordsChecker } from './checkers/sdk-records.ts'
 import { ServedChecker } from './checkers/served.ts'
 import type { EdgeHost } from './edge-host.ts'
 import { createDoomed, isPassing } from './faults-topic.ts'
 import { startLoad } from './load.ts'
 import { Nemesis } from './nemesis.ts'
+import type { SimProcess } from './process.ts'
 import type { Sim } from './sim.ts'
 import { edgeConfig, PLENTY_BYTES, SMALL_TOPIC } from './sim.ts'
 
@@ -32,13 +39,14 @@ interface FinalPartition {
   topic: Topic
   partition: number
   batches: Uint8Array[]
+  highWatermark: number
 }
 
 export async function play(sim: Sim): Promise<void> {
   const { world } = sim
   const served = new ServedChecker()
   const readers = new ReadersChecker()
-  sim.network.onArrival = (data, pipe) => served.onArrival(data, pipe)
+  watch(sim, served)
   for (const node of sim.nodes) node.start()
   await sim.until('all nodes are up', () => sim.nodes.every(({ running }) => running !== null), START_MS)
   await createTopics(sim)
@@ -54,6 +62,27 @@ export async function play(sim: Sim): Promise<void> {
   const partitions = await readEverything(sim)
   await untilReadersAreThere(sim, readers, partitions)
   await judge(sim, partitions, served, readers)
+  await compareReplicas(sim, partitions)
+}
+
+/** Checks what is said on the wire, as it is said. */
+function watch(sim: Sim, served: ServedChecker): void {
+  const { world, network } = sim
+  const metadata = new MetadataChecker(world)
+  const leaders = new LeadersChecker(world)
+  const listeners = {
+    raft: (message: Message) => metadata.message(message),
+    fetched: (frame: FetchedFrame, from: SimProcess) => leaders.fetched(frame, from),
+  }
+  const guarded = (check: () => void): void => {
+    try {
+      check()
+    } catch (error) {
+      world.fail(error)
+    }
+  }
+  network.onArrival = (data, pipe) => guarded(() => served.onArrival(data, pipe))
+  network.onSend = (data, pipe) => guarded(() => showPeerFrame(data, pipe, listeners))
 }
 
 async function createTopics(sim: Sim): Promise<void> {
@@ -165,13 +194,17 @@ async function readEverything(sim: Sim): Promise<FinalPartition[]> {
   const read: FinalPartition[] = []
   for (const topic of ports.topics.list()) {
     for (let partition = 0; partition < topic.partitions; partition++) {
-      read.push({ topic, partition, batches: await readPartition(ports, topic, partition) })
+      read.push({ topic, partition, ...(await readPartition(ports, topic, partition)) })
     }
   }
   return read
 }
 
-async function readPartition({ logs }: Ports, { topicId }: Topic, partition: number): Promise<Uint8Array[]> {
+async function readPartition(
+  { logs }: Ports,
+  { topicId }: Topic,
+  partition: number,
+): Promise<Pick<FinalPartition, 'batches' | 'highWatermark'>> {
   const all: Uint8Array[] = []
   const { startOffset, highWatermark } = await logs.bounds(topicId, partition)
   for (let offset = startOffset; offset < highWatermark; ) {
@@ -179,7 +212,7 @@ async function readPartition({ logs }: Ports, { topicId }: Topic, partition: num
     all.push(Uint8Array.from(batches))
     offset = nextOffset
   }
-  return all
+  return { batches: all, highWatermark }
 }
 
 // --------------------------------------------------------------------------------------------- judging
@@ -220,6 +253,19 @@ async function judge(
   for (const { gap } of found.gaps) sim.world.count(`gap ${gap.reason}`)
   for (const { reason } of found.starts) sim.world.count(`run ${reason}`)
   sim.world.count('dead letters', found.dead.size)
+}
+
+/** In-sync replicas are the same, as their disks have them. */
+async function compareReplicas(sim: Sim, partitions: readonly FinalPartition[]): Promise<void> {
+  if (sim.nodes.length === 1) return
+  const ports = sim.controllerPorts()
+  if (ports === null) throw new Error(`no node is the active controller; ${sim.describe()}`)
+  const expected = partitions.map(({ topic: { topicId }, partition, highWatermark }) => {
+    const isr = ports.cluster.placements(topicId)[partition]?.isr ?? []
+    return { topicId, partition, isr, highWatermark }
+  })
+  for (const node of sim.nodes) node.kill()
+  await checkReplicas(sim, expected)
 }
 
 async function checkReaders(

@@ -5,12 +5,15 @@ import type { HubConfig } from '../../common/config-hub.ts'
 import { defaultHubConfig } from '../../common/config-hub.ts'
 import type { Codec } from '../../common/env.ts'
 import { KIB, MIB } from '../../common/limits.ts'
+import { PEER_PATH } from '../../common/wire-peer.ts'
 import type { Ports } from '../../hub/ports.ts'
 import { FakeDisk } from '../fake-disk.ts'
 import { Book } from '../spine/book.ts'
+import { peerTag } from './checkers/peer-frames.ts'
 import { ClientHost } from './client-host.ts'
 import { EdgeHost } from './edge-host.ts'
-import { HubHost } from './hub-host.ts'
+import { HTTP_PORT, HubHost, PEER_PORT } from './hub-host.ts'
+import type { Fate } from './network.ts'
 import { Network } from './network.ts'
 import { SdkBook } from './sdk-book.ts'
 import type { EdgePlan, SwarmPlan } from './swarm.ts'
@@ -25,6 +28,8 @@ export const SMALL_TOPIC = 'small'
 export const DOOMED_TOPIC = 'doomed'
 /** The name that edges and clients dial: any of the nodes. */
 const HUB_NAME = 'hub'
+/** For the trace. */
+const TWIN_IDS = 50
 
 // Compression that answers at once; levels that cost little.
 const codec: Codec = {
@@ -42,6 +47,8 @@ export class Sim {
   readonly nodes: HubHost[] = []
   readonly edges: EdgeHost[] = []
   readonly clients: ClientHost[] = []
+  /** Whether messages that may be lost are. */
+  isUnreliable = true
   /** For the trace. */
   #ids = 100
 
@@ -52,27 +59,70 @@ export class Sim {
     this.network = new Network(world)
     const { latencyMs, jitterMs } = plan
     this.network.latencyMs = () => latencyMs + world.rng.float() * jitterMs
-    this.network.resolve = name => (name === HUB_NAME ? `n${1 + world.rng.below(this.nodes.length)}` : name)
+    this.network.resolve = name => {
+      return name === HUB_NAME ? (this.nodes[world.rng.below(this.nodes.length)]?.host ?? '') : name
+    }
+    this.network.fate = (path, data) => this.#fate(path, data)
     for (let nodeId = 1; nodeId <= plan.nodes; nodeId++) this.addNode(nodeId)
     for (let index = 1; index <= plan.edges; index++) this.addEdge(`e${index}`, `e${index}`, plan.edge)
     for (let index = 1; index <= plan.clients; index++) this.#addClient(`c${index}`)
   }
 
+  /** Only what the consensus and heartbeats say may be lost, doubled and late; all else rides on what TCP promises. */
+  #fate(path: string, data: Uint8Array): Fate {
+    const { drop, twice, late } = this.plan.unreliable
+    if (path !== PEER_PATH || drop + twice + late === 0 || !this.isUnreliable) return 'pass'
+    const tag = peerTag(data)
+    if (tag !== 'raft' && tag !== 'node-heartbeat') return 'pass'
+    const chance = this.world.rng.float()
+    if (chance >= drop + twice + late) return 'pass'
+    const fate = chance < drop ? 'drop' : chance < drop + twice ? 'twice' : 'late'
+    this.world.count(`message ${fate}`)
+    return fate
+  }
+
   addNode(nodeId: number): HubHost {
-    const disk = new FakeDisk({ rng: this.world.stream() })
-    const options = { nodeId, disk, config: this.#hubConfig(nodeId), codec }
-    const host = new HubHost(this.world, this.network, options)
+    const host = this.#node(nodeId, `n${nodeId}`, nodeId)
     this.nodes.push(host)
     return host
   }
 
+  /** Another machine that will run as the same node; it is in no list. */
+  twin({ nodeId }: HubHost): HubHost {
+    return this.#node(nodeId, `n${nodeId}b`, TWIN_IDS + nodeId)
+  }
+
+  #node(nodeId: number, host: string, id: number): HubHost {
+    const disk = new FakeDisk({ rng: this.world.stream() })
+    const options = { nodeId, host, id, disk, config: this.#hubConfig(nodeId), codec }
+    return new HubHost(this.world, this.network, options)
+  }
+
+  /** The machine is gone for good. */
+  forgetNode(node: HubHost): void {
+    node.kill()
+    const at = this.nodes.indexOf(node)
+    if (at !== -1) this.nodes.splice(at, 1)
+  }
+
   #hubConfig(nodeId: number): HubConfig {
-    const { hub, partitions } = this.plan
+    const { hub, partitions, nodes, replication } = this.plan
+    const founders = Array.from({ length: nodes }, (_, index) => index + 1)
+    const known = new Set([...founders, nodeId])
+    const peers = nodes === 1 ? [] : [...known].map(id => `${id}@n${id}:${PEER_PORT}`)
     const { journalBytes, segmentBytes, tailCacheBytes, commitMs, maxInflightBytesPerConnection } = hub
     return defaultHubConfig({
       data: '/hub',
       nodeId,
       defaultPartitions: partitions,
+      http: `n${nodeId}:${HTTP_PORT}`,
+      cluster: {
+        peers,
+        defaultReplication: replication,
+        peerSecret: nodes === 1 ? null : 'simulated',
+        replicaLagMaxMs: this.plan.hub.replicaLagMaxMs,
+        reassignBytesPerSecond: this.plan.hub.reassignBytesPerSecond,
+      },
       storage: { journalBytes, segmentBytes, tailCacheBytes, commitMs, reserveBytes: 64 * KIB },
       limits: { maxInflightBytesPerConnection },
     })
@@ -96,6 +146,18 @@ export class Sim {
   ports(): Ports | null {
     const up = this.nodes.filter(({ running, process }) => running !== null && process?.isPaused === false)
     return up[this.world.rng.below(Math.max(1, up.length))]?.running?.engine.ports ?? null
+  }
+
+  /** Of the node that is the active controller, as it believes itself. */
+  controllerPorts(): Ports | null {
+    let newest: { ports: Ports; term: number } | null = null
+    for (const { nodeId, running } of this.nodes) {
+      if (running === null) continue
+      const { ports } = running.engine
+      const { controllerId, term } = ports.cluster.status()
+      if (controllerId === nodeId && term > (newest?.term ?? -1)) newest = { ports, term }
+    }
+    return newest?.ports ?? null
   }
 
   isTopic(name: string): boolean {

@@ -14,6 +14,15 @@ export const FAULTS = {
   'node disk full': 1,
   'node clock': 2,
   'all nodes power': 1,
+  'node wipe': 1,
+  'node rollback': 1,
+  'node clone': 1,
+  'bit flip': 1,
+  'node added': 1,
+  'node drained': 1,
+  'node removed': 1,
+  'leaders balanced': 2,
+  'topic reassigned': 1,
   'partition one way': 3,
   'partition both ways': 3,
   'node cut off': 2,
@@ -62,6 +71,8 @@ export interface SwarmPlan {
     segmentBytes: number
     tailCacheBytes: number
     commitMs: number
+    replicaLagMaxMs: number
+    reassignBytesPerSecond: number
     maxInflightBytesPerConnection: number
   }
   edge: EdgePlan
@@ -90,7 +101,7 @@ const NEVER_FAULTY = 0.06
 export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
   const rng = seededRng(Math.imul(seed, 0x9e3779b1) ^ 0x5bd1e995)
   const pick = <T>(first: T, ...more: T[]): T => [first, ...more][rng.below(more.length + 1)] ?? first
-  const nodes = pick(1, 1)
+  const nodes = pick(1, 3, 3, 3)
   const share = pick(0.15, 0.35, 0.6)
   const isCalm = rng.float() < NEVER_FAULTY
   const faults = entriesOf(FAULTS).filter(() => rng.float() < share && !isCalm)
@@ -117,6 +128,8 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
       segmentBytes: pick(64, 64, 256) * KIB,
       tailCacheBytes: pick(64 * KIB, MIB),
       commitMs: pick(0, 0, 5),
+      replicaLagMaxMs: pick(500, 2_000, 10_000),
+      reassignBytesPerSecond: pick(64 * KIB, 50 * MIB),
       maxInflightBytesPerConnection: 64 * KIB,
     },
     edge: {

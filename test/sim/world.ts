@@ -92,6 +92,10 @@ export class World {
     this.counters.set(what, (this.counters.get(what) ?? 0) + by)
   }
 
+  get isWatched(): boolean {
+    return this.#log !== null
+  }
+
   /** For who watches one seed. */
   say(text: () => string): void {
     this.#log?.(`${(this.#nowMs / 1_000).toFixed(4).padStart(9)} ${text()}`)

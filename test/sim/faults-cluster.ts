@@ -1,0 +1,206 @@
+import { isTributaryError } from '../../common/errors.ts'
+import type { FakeDisk } from '../fake-disk.ts'
+import { isPassing } from './faults-topic.ts'
+import type { HubHost } from './hub-host.ts'
+import type { FaultContext, FaultHandler } from './nemesis-tools.ts'
+import type { Sim } from './sim.ts'
+import type { Fault } from './swarm.ts'
+
+/**
+ * What only a cluster stands: directories that are lost, go back or are damaged, nodes that come and go. What is acked is on
+ * several disks; so one may be damaged, and the next only when the cluster is whole again.
+ */
+
+type ClusterFault = Extract<
+  Fault,
+  | 'node wipe'
+  | 'node rollback'
+  | 'node clone'
+  | 'bit flip'
+  | 'node added'
+  | 'node drained'
+  | 'node removed'
+  | 'leaders balanced'
+  | 'topic reassigned'
+>
+
+const DOWN_MS = 4_000
+/** So long the cluster is waited for to be whole. */
+const WHOLE_MS = 8_000
+const MAX_NODES = 5
+const POLL_MS = 100
+
+export function clusterFaults(): Record<ClusterFault, FaultHandler> {
+  let isDamaged = false
+
+  /** Does it where the cluster is whole, and lets nothing else be damaged before it is whole again. */
+  async function damage(context: FaultContext, work: (node: HubHost) => Promise<boolean>): Promise<boolean> {
+    const { sim, take } = context
+    if (isDamaged || sim.nodes.length < 3) return false
+    isDamaged = true
+    let isDone = false
+    await take(sim.nodes, async node => {
+      if (!(await becomesWhole(sim))) return
+      isDone = await work(node)
+    })
+    if (isDone) while (!isWhole(sim)) await sim.world.sleep(POLL_MS)
+    isDamaged = false
+    return isDone
+  }
+
+  return {
+    'node wipe': context =>
+      damage(context, async node => {
+        node.powerOff()
+        node.wipe()
+        await context.pause(10, DOWN_MS)
+        node.powerOn()
+        return true
+      }),
+    'node rollback': context => damage(context, node => rollBack(context, node)),
+    'node clone': context => damage(context, node => clone(context, node)),
+    'bit flip': context => damage(context, async node => flipBit(context, node.disk)),
+    'node added': addNode,
+    'node drained': context => drain(context, false),
+    'node removed': context => drain(context, true),
+    'leaders balanced': ({ sim }) => asked(() => sim.ask(({ cluster }) => cluster.balance())),
+    'topic reassigned': ({ sim, rng }) => {
+      const replication = [null, 1, 2, 3][rng.below(4)] ?? null
+      const names =
+        sim
+          .ports()
+          ?.topics.list()
+          .map(({ name }) => name) ?? []
+      const name = names[rng.below(Math.max(1, names.length))] ?? 'alpha'
+      // Fewer replicas than stand a damaged disk are for those who want that.
+      const safe = replication === 1 ? 2 : replication
+      return asked(() => sim.ask(({ cluster }) => cluster.reassign(name, safe)))
+    },
+  }
+}
+
+/** Errors of requests that come too early or too late are the operator's to read. */
+async function asked(request: () => Promise<unknown>): Promise<boolean> {
+  try {
+    return (await request()) !== null
+  } catch (error) {
+    const isExpected = ['invalid_argument', 'not_found', 'unknown_topic', 'topic_deleted', 'limit_exceeded']
+    if (isPassing(error) || (isTributaryError(error) && isExpected.includes(error.code))) return false
+    throw error
+  }
+}
+
+/** All nodes run, and all replicas of all partitions are in sync, as the controller knows. */
+export function isWhole(sim: Sim): boolean {
+  const ports = sim.controllerPorts()
+  if (ports === null) return false
+  if (!sim.nodes.every(({ running, process }) => running !== null && process?.isPaused === false))
+    return false
+  const { nodes, activeNodes, underReplicated, leaderless, reassigning } = ports.cluster.status()
+  return nodes === activeNodes && underReplicated === 0 && leaderless === 0 && reassigning === 0
+}
+
+async function becomesWhole(sim: Sim): Promise<boolean> {
+  for (let waitedMs = 0; waitedMs < WHOLE_MS; waitedMs += POLL_MS) {
+    if (isWhole(sim)) return true
+    await sim.world.sleep(POLL_MS)
+  }
+  return false
+}
+
+/** A directory restored from a copy: the others went on without it, so nothing rests on what it forgot. */
+async function rollBack(context: FaultContext, node: HubHost): Promise<boolean> {
+  const { sim, pause } = context
+  const copy = node.disk.copy()
+  await pause(200, DOWN_MS)
+  if (!(await becomesWhole(sim))) return false
+  node.powerOff()
+  await othersGoOn(sim, node)
+  node.restore(copy)
+  node.powerOn()
+  return true
+}
+
+/** Until the node is in no in-sync set but its own. */
+async function othersGoOn(sim: Sim, node: HubHost): Promise<void> {
+  for (let waitedMs = 0; waitedMs < WHOLE_MS; waitedMs += POLL_MS) {
+    const ports = sim.controllerPorts()
+    const isFenced = ports?.cluster
+      .nodes()
+      .some(({ nodeId, state }) => nodeId === node.nodeId && state === 'fenced')
+    if (isFenced === true) return
+    await sim.world.sleep(POLL_MS)
+  }
+}
+
+/** A copy of its directory runs on another machine, under the same id, until an operator sees it. */
+async function clone(context: FaultContext, node: HubHost): Promise<boolean> {
+  const { sim, pause } = context
+  const twin = sim.twin(node)
+  twin.restore(node.disk.copy())
+  await pause(10, 1_000)
+  twin.start()
+  await pause(500, 5_000)
+  twin.kill()
+  return true
+}
+
+/** In a segment that is full: nobody writes it any more. */
+function flipBit({ sim, rng }: FaultContext, disk: FakeDisk): boolean {
+  const segments = disk
+    .paths()
+    .filter(path => /\/logs\/t\/.*\/\d{20}\.log$/.test(path))
+    .sort()
+  const sealed = segments.filter((path, index) => {
+    const folder = path.slice(0, path.lastIndexOf('/'))
+    return segments[index + 1]?.startsWith(`${folder}/`) === true
+  })
+  const path = sealed[rng.below(Math.max(1, sealed.length))]
+  if (path === undefined) return false
+  const size = disk.contentOf(path).length
+  if (size === 0) return false
+  const position = rng.below(size)
+  disk.flipBit(path, position, rng.below(8))
+  sim.world.say(() => `a bit of ${path} at ${position} flips`)
+  return true
+}
+
+async function addNode({ sim }: FaultContext): Promise<boolean> {
+  const nodeId = 1 + Math.max(...sim.nodes.map(node => node.nodeId))
+  if (sim.nodes.length >= MAX_NODES || sim.nodes.length < 3) return false
+  sim.addNode(nodeId).start()
+  return true
+}
+
+/** Its replicas go to others; then it is asked back, or removed. */
+async function drain(context: FaultContext, isRemoved: boolean): Promise<boolean> {
+  const { sim, take, pause, rng } = context
+  if (sim.nodes.length < (isRemoved ? 4 : 3)) return false
+  return take(sim.nodes, async node => {
+    const { nodeId } = node
+    const isAsked = await asked(() => sim.ask(({ cluster }) => cluster.drain(nodeId, true).then(() => true)))
+    if (!isAsked) return
+    await pause(2_000, 8_000)
+    if (!isRemoved) {
+      await asked(() => sim.ask(({ cluster }) => cluster.drain(nodeId, false).then(() => true)))
+      return
+    }
+    const isEmpty = sim
+      .controllerPorts()
+      ?.cluster.nodes()
+      .some(each => each.nodeId === nodeId && each.replicas === 0)
+    if (isEmpty !== true) return
+    await Promise.race([node.stop(), sim.world.sleep(10_000)])
+    node.kill()
+    const isGone = await asked(() => sim.ask(({ cluster }) => cluster.remove(nodeId).then(() => true)))
+    if (!isGone) {
+      node.start()
+      return
+    }
+    sim.world.count('node gone')
+    // The id comes again, with another machine, or never.
+    node.wipe()
+    if (rng.below(2) === 0) node.start()
+    else sim.forgetNode(node)
+  })
+}
