@@ -125,7 +125,9 @@ describe('a hub node', () => {
     await first.close()
 
     const second = await start()
-    expect(await json(fetch(`${urlOf(second)}/v1/topics/t`))).toEqual(bounds)
+    // Each start leads anew.
+    const sameEpochs = (value: unknown) => JSON.stringify(value).replaceAll(/"leaderEpoch":\d+/g, '')
+    expect(sameEpochs(await json(fetch(`${urlOf(second)}/v1/topics/t`)))).toEqual(sameEpochs(bounds))
     expect(bounds).toMatchObject({ topicId: expect.any(String), name: 't' })
     expect(topic).toMatchObject({ name: 't' })
     expect(await streamValues(second, 't', 50)).toEqual(values)

@@ -14,6 +14,7 @@ import { DEAD_TOPIC, GAPS_TOPIC } from '../../controller/names.ts'
 import type { Ports, Topic } from '../../ports.ts'
 import { createHubTime } from '../../replica/hub-time.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
+import { createCalls } from './calls.ts'
 import type { ClusterNode } from './cluster-node.ts'
 import { openClusterNode } from './cluster-node.ts'
 import { createFleet } from './fleet.ts'
@@ -32,7 +33,10 @@ import {
 import type { PeerAccess } from './peers/context.ts'
 import { openQuorumStorage } from './quorum/storage.ts'
 import { engineReadings } from './readings.ts'
+import { createRoutes } from './routes.ts'
+import { createTails } from './tails.ts'
 import { createTopics } from './topics.ts'
+import type { Replication } from './types.ts'
 
 /** Damage told of, so that it is told once. */
 const DAMAGE_LOG = '__damage_told'
@@ -178,12 +182,25 @@ async function openOver(
 
   const topics = createTopics(metadata, partitions)
   const fleet = createFleet({ env, metadata, partitions, log })
-  const logs = createLogs(metadata, partitions)
+  const { peers } = node
+  const routes = createRoutes({ clock, nodeId, metadata, peers, partitions })
+  const tails = createTails({ clock, routes, peers })
+  const logs = createLogs({ clock, metadata, partitions, routes, tails, peers })
+  const answer = createCalls({ clock, partitions, routes, presences: () => [], tellGaps: async () => {} })
+  node.serve({
+    call: (_, call) => {
+      if (call.c !== 'controller' && call.c !== 'producer-snapshot' && call.c !== 'stretch')
+        return answer(call)
+      return Promise.reject(new TributaryError('not_available', `this node does not answer ${call.c}`))
+    },
+    replication: NO_REPLICATION,
+  })
   const maintenance = startMaintenance(env, hubTime, partitions, log)
   let closing: Promise<void> | null = null
 
   async function close(): Promise<void> {
     await maintenance.stop()
+    routes.close()
     await eachAtMost(MAX_OPENING_AT_ONCE, [...partitions.open()], async partition => {
       await partition
         .snapshot(SNAPSHOT_AT_CLOSE_BYTES)
@@ -268,6 +285,12 @@ function failureOf(dataDir: DataDir) {
       else listener(failed)
     },
   }
+}
+
+/** Partitions have one replica. */
+const NO_REPLICATION: Replication = {
+  serve: () => ({ fetch: () => {}, close: () => {} }),
+  fetched: () => {},
 }
 
 /** Resolves when it is so, which only changes of the metadata make it. Rejects where the node fails. */

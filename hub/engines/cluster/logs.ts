@@ -1,96 +1,266 @@
-import { TributaryError } from '../../../common/errors.ts'
+import type { Clock } from '../../../common/env.ts'
+import { isTributaryError, TributaryError } from '../../../common/errors.ts'
+import { SECOND_MS } from '../../../common/limits.ts'
+import type { PeerCall } from '../../../common/wire-peer.ts'
 import { GAPS_TOPIC } from '../../controller/names.ts'
-import type { LaneKey, Logs, PartitionBounds, Topic } from '../../ports.ts'
+import type { Acks, LaneKey, Logs, PartitionBounds, PartitionRead, Topic } from '../../ports.ts'
 import type { LaneId } from '../../replica/lanes.ts'
+import type { Partition } from '../../replica/partition.ts'
 import type { PartitionTable } from './partitions.ts'
-import { knownTopic } from './topics.ts'
-import type { Metadata } from './types.ts'
+import type { Route, Routes } from './routes.ts'
+import { LEADER_WAIT_MS } from './routes.ts'
+import type { Tails } from './tails.ts'
+import type { AnswerTo, Metadata, Peers } from './types.ts'
 
-/** A partition that has never been appended to. */
-const NOTHING: PartitionBounds = {
-  startOffset: 0,
-  endOffset: 0,
-  highWatermark: 0,
-  leaderEpoch: 0,
-  sizeBytes: 0,
-}
+/** Logs of the cluster: of partitions that this node leads by their replica here, of others by calls to the nodes that do. */
+
+/** What a leader is given to answer a write, which may wait for other replicas. */
+const WRITE_TIMEOUT_MS = 30 * SECOND_MS
+/** What it is given to answer anything else. */
+const ASK_TIMEOUT_MS = 5 * SECOND_MS
+/** Before a leader that did not know yet is asked again. */
+const ASK_AGAIN_MS = 20
 const NO_BYTES = new Uint8Array(0)
+const WIRE_ACKS = { 0: 0, 1: 1, all: -1 } as const
 
-/** Logs over the partitions of this node. */
-export function createLogs(metadata: Metadata, partitions: PartitionTable): Logs {
-  const allocate = producerIds(metadata)
+export interface LogsContext {
+  clock: Clock
+  metadata: Pick<Metadata, 'submit'>
+  partitions: Pick<PartitionTable, 'peek' | 'use' | 'whenPast'>
+  routes: Routes
+  tails: Tails
+  peers: Pick<Peers, 'call'>
+}
 
-  function topicWith(topicId: string, partition: number): Topic {
-    const topic = knownTopic(metadata, topicId)
-    if (Number.isSafeInteger(partition) && partition >= 0 && partition < topic.partitions) return topic
-    throw new TributaryError(
-      'unknown_topic',
-      `topic "${topic.name}" has partitions 0 to ${topic.partitions - 1}, not ${partition}`,
-    )
-  }
+export function createLogs(context: LogsContext): Logs {
+  const { clock, metadata, partitions, routes, tails, peers } = context
 
   function writable(topicId: string, partition: number): Topic {
-    const topic = topicWith(topicId, partition)
+    const topic = routes.topic(topicId, partition)
     if (topic.name !== GAPS_TOPIC) return topic
     throw new TributaryError('invalid_argument', `"${GAPS_TOPIC}" is written by the hub alone`)
   }
 
-  const idOf = ({ edgeId, lane }: LaneKey): LaneId => ({ edge: edgeId, lane })
+  /**
+   * Hands a write over, once: in the order of the calls, to whoever leads when its turn comes. Where the leader goes meanwhile, whether it
+   * was done is not known, and whoever wrote must say it again in a way that does no harm.
+   */
+  async function write<C extends PeerCall, T>(
+    topicId: string,
+    partition: number,
+    here: (open: Partition) => Promise<T>,
+    there: (leaderEpoch: number) => C,
+    take: (answer: AnswerTo<C['c']>) => T,
+  ): Promise<T> {
+    const topic = writable(topicId, partition)
+    return routes.enter(topicId, partition, LEADER_WAIT_MS, route => {
+      if (route.at === 'here') return partitions.use(topic, partition, here)
+      const call = peers.call(route.nodeId, there(route.leaderEpoch), WRITE_TIMEOUT_MS)
+      return routes.underWay(topicId, partition, route, call).then(take)
+    })
+  }
+
+  /**
+   * Asks whoever leads, and again where that one does not know yet or is none any more, until `waitMs` are over: what changes nothing may
+   * be asked twice.
+   */
+  async function ask<C extends PeerCall, T>(
+    topicId: string,
+    partition: number,
+    waitMs: number,
+    here: (replica: Partition | null, route: Route) => Promise<T>,
+    there: (leaderEpoch: number) => C,
+    take: (answer: AnswerTo<C['c']>) => T,
+  ): Promise<T> {
+    const deadlineMs = clock.monotonicMs() + waitMs
+    for (;;) {
+      try {
+        const leftMs = Math.max(1, deadlineMs - clock.monotonicMs())
+        return await routes.enter(topicId, partition, leftMs, route => {
+          if (route.at === 'here') return here(partitions.peek(topicId, partition), route)
+          const call = peers.call(route.nodeId, there(route.leaderEpoch), Math.min(leftMs, ASK_TIMEOUT_MS))
+          return routes.underWay(topicId, partition, route, call).then(take)
+        })
+      } catch (error) {
+        const mayPass = isTributaryError(error, 'not_available') || isTributaryError(error, 'timeout')
+        if (!mayPass || clock.monotonicMs() + ASK_AGAIN_MS >= deadlineMs) throw error
+        await pause(clock)
+      }
+    }
+  }
+
+  function bounds(topicId: string, partition: number, waitMs = LEADER_WAIT_MS): Promise<PartitionBounds> {
+    return ask(
+      topicId,
+      partition,
+      waitMs,
+      async (replica, { leaderEpoch }) => replica?.bounds() ?? emptyBounds(leaderEpoch),
+      leaderEpoch => ({ c: 'bounds', topicId, partition, leaderEpoch }),
+      answer => answer.bounds,
+    )
+  }
 
   return {
-    bounds: async (topicId, partition) => {
-      topicWith(topicId, partition)
-      return partitions.peek(topicId, partition)?.bounds() ?? NOTHING
-    },
-    append: async (topicId, partition, batches, acks) =>
-      partitions.use(writable(topicId, partition), partition, open => open.append(batches, acks)),
-    appendLane: async (lane, batches) =>
-      partitions.use(writable(lane.topicId, lane.partition), lane.partition, open =>
-        open.appendLane(idOf(lane), batches),
+    bounds,
+    append: (topicId, partition, batches, acks) =>
+      write(
+        topicId,
+        partition,
+        open => open.append(batches, acks),
+        leaderEpoch => ({ c: 'append', topicId, partition, leaderEpoch, acks: WIRE_ACKS[acks], batches }),
+        ({ baseOffset }) => ({ baseOffset }),
       ),
-    startRun: async (lane, start) =>
-      partitions.use(writable(lane.topicId, lane.partition), lane.partition, open =>
-        open.startRun(idOf(lane), start),
+    appendLane: (lane, batches) =>
+      write(
+        lane.topicId,
+        lane.partition,
+        open => open.appendLane(idOf(lane), batches),
+        leaderEpoch => ({ c: 'append-lane', ...lane, leaderEpoch, batches }),
+        ({ tip }) => tip,
       ),
-    declareGap: async (lane, gap) =>
-      partitions.use(writable(lane.topicId, lane.partition), lane.partition, open =>
-        open.declareGap(idOf(lane), gap),
+    startRun: (lane, start) =>
+      write(
+        lane.topicId,
+        lane.partition,
+        open => open.startRun(idOf(lane), start),
+        leaderEpoch => ({ c: 'start-run', ...lane, leaderEpoch, start }),
+        ({ tip }) => tip,
       ),
-    openLane: async lane => {
-      topicWith(lane.topicId, lane.partition)
-      const open = partitions.peek(lane.topicId, lane.partition)
-      const tip = open?.tip(idOf(lane)) ?? null
-      // Announcing the tip's own run writes nothing and resolves once all of it is committed.
-      const start = tip === null ? null : { run: tip.run, prev: null, reason: 'next' as const }
-      const settled = open === null || start === null ? tip : await open.startRun(idOf(lane), start)
-      return { tip: settled, leaderEpoch: (open?.bounds() ?? NOTHING).leaderEpoch }
+    declareGap: (lane, gap) =>
+      write(
+        lane.topicId,
+        lane.partition,
+        open => open.declareGap(idOf(lane), gap),
+        leaderEpoch => ({ c: 'declare-gap', ...lane, leaderEpoch, gap }),
+        ({ tip }) => tip,
+      ),
+    openLane: lane => {
+      let epoch = 0
+      return ask(
+        lane.topicId,
+        lane.partition,
+        LEADER_WAIT_MS,
+        async (replica, route) => {
+          epoch = route.leaderEpoch
+          return replica === null ? null : settledTip(replica, idOf(lane))
+        },
+        leaderEpoch => {
+          epoch = leaderEpoch
+          return { c: 'lane-tip', ...lane, leaderEpoch }
+        },
+        ({ tip }) => tip,
+      ).then(tip => ({ tip, leaderEpoch: epoch }))
     },
     tip: lane => partitions.peek(lane.topicId, lane.partition)?.tip(idOf(lane)) ?? null,
-    read: async (topicId, partition, offset, maxBytes) => {
-      topicWith(topicId, partition)
-      const open = partitions.peek(topicId, partition)
-      if (open !== null) return { ...(await open.read(offset, maxBytes)), bounds: open.bounds() }
-      if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, bounds: NOTHING }
-      throw new TributaryError(
-        'offset_out_of_range',
-        `partition ${partition} is empty, offset ${offset} is past it`,
-        {
-          details: { startOffset: 0, highWatermark: 0 },
+    read: async (topicId, partition, offset, maxBytes, lastEpoch = -1) => {
+      const route = routes.now(topicId, partition)
+      if (route?.at === 'there') {
+        const kept = tails.take(topicId, partition, offset, route.leaderEpoch)
+        if (kept !== null) return kept
+      }
+      return ask(
+        topicId,
+        partition,
+        LEADER_WAIT_MS,
+        (replica, { leaderEpoch }) => readHere(replica, leaderEpoch, { offset, maxBytes, lastEpoch }),
+        leaderEpoch => {
+          const place = { topicId, partition, leaderEpoch }
+          return { c: 'read', ...place, offset, lastEpoch, maxBytes, maxWaitMs: 0 }
         },
+        ({ batches, nextOffset, bounds: at }) => ({ batches, nextOffset, bounds: at }),
       )
     },
-    offsetForTime: async (topicId, partition, timeMs) => {
-      topicWith(topicId, partition)
-      return partitions.peek(topicId, partition)?.offsetForTime(timeMs) ?? 0
+    offsetForTime: (topicId, partition, timeMs) =>
+      ask(
+        topicId,
+        partition,
+        LEADER_WAIT_MS,
+        async replica => replica?.offsetForTime(timeMs) ?? 0,
+        leaderEpoch => ({ c: 'offset-for-time', topicId, partition, leaderEpoch, timeMs }),
+        ({ offset }) => offset,
+      ),
+    whenPast: (topicId, partition, offset, listener) => {
+      const route = routes.now(topicId, partition)
+      if (route?.at === 'here') {
+        return partitions.whenPast(routes.topic(topicId, partition), partition, offset, listener)
+      }
+      return tails.wait(topicId, partition, offset, listener)
     },
-    whenPast: (topicId, partition, offset, listener) =>
-      partitions.whenPast(topicWith(topicId, partition), partition, offset, listener),
-    allocateProducerId: allocate,
+    allocateProducerId: producerIds(metadata),
   }
 }
 
+/** Lanes are told apart by these within a partition. */
+export function idOf({ edgeId, lane }: Pick<LaneKey, 'edgeId' | 'lane'>): LaneId {
+  return { edge: edgeId, lane }
+}
+
+/** A partition that was never appended to. */
+export function emptyBounds(leaderEpoch: number): PartitionBounds {
+  return { startOffset: 0, endOffset: 0, highWatermark: 0, leaderEpoch, sizeBytes: 0 }
+}
+
+/**
+ * The tip once all of it is committed: an earlier connection may have left appends under way, of which the next would never be
+ * told. Announcing the tip's own run writes nothing and resolves then.
+ */
+export async function settledTip(replica: Partition, id: LaneId) {
+  const tip = replica.tip(id)
+  return tip === null ? null : replica.startRun(id, { run: tip.run, prev: null, reason: 'next' })
+}
+
+export interface ReadRequest {
+  offset: number
+  maxBytes: number
+  lastEpoch: number
+}
+
+/** Reads at the leader; null: it has no log yet. See Logs.read for what it rejects with. */
+export async function readHere(
+  replica: Partition | null,
+  leaderEpoch: number,
+  { offset, maxBytes, lastEpoch }: ReadRequest,
+): Promise<PartitionRead> {
+  if (replica === null) {
+    const bounds = emptyBounds(leaderEpoch)
+    if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, bounds }
+    const details = { startOffset: 0, highWatermark: 0 }
+    throw new TributaryError('offset_out_of_range', `the partition is empty, ${offset} is past it`, {
+      details,
+    })
+  }
+  const parted = lastEpoch < 0 ? null : replica.parting(lastEpoch, offset)
+  if (parted !== null) {
+    const { startOffset, highWatermark } = replica.told()
+    const truncatedTo = Math.min(parted.endOffset, offset)
+    throw new TributaryError(
+      'offset_out_of_range',
+      `the log parts at ${truncatedTo} from what was read to ${offset} of leader epoch ${lastEpoch}: an earlier leader's records were lost`,
+      { details: { startOffset, highWatermark, truncatedTo } },
+    )
+  }
+  const read = await replica.read(offset, maxBytes)
+  return { ...read, bounds: boundsNow(replica, leaderEpoch) }
+}
+
+/** What a reader goes by: a new leader's watermark may still lag behind what its log holds. */
+function boundsNow(replica: Partition, leaderEpoch: number): PartitionBounds {
+  const { startOffset, highWatermark, durableEnd } = replica.told()
+  return { startOffset, highWatermark, endOffset: durableEnd, leaderEpoch, sizeBytes: 0 }
+}
+
+export function acksOf(acks: -1 | 0 | 1): Acks {
+  return acks === -1 ? 'all' : acks
+}
+
+function pause(clock: Clock): Promise<void> {
+  return new Promise(resolve => {
+    clock.setTimer(resolve, ASK_AGAIN_MS)
+  })
+}
+
 /** Hands out ids of a block that is durable before the first of them leaves. */
-function producerIds(metadata: Metadata): () => Promise<number> {
+function producerIds(metadata: Pick<Metadata, 'submit'>): () => Promise<number> {
   let next = 0
   let end = 0
   let reserving: Promise<void> | null = null

@@ -32,7 +32,7 @@ export function createTopics(metadata: Metadata, partitions: PartitionTable): To
 }
 
 /** Throws `unknown_topic`; `topic_deleted` where the id was deleted. */
-export function knownTopic(metadata: Metadata, topicId: string): Topic {
+export function knownTopic(metadata: Pick<Metadata, 'image'>, topicId: string): Topic {
   const image = metadata.image()
   const topic = image.topicById(topicId)
   if (topic !== undefined) return topic
