@@ -29,6 +29,16 @@ const STEPS: readonly Step[] = [
   (model, a) => model.unfence(nodeOf(a)),
   (model, a) => model.unfence(nodeOf(a)),
   (model, _a, b) => model.fence(b & -b & 0x3e),
+  // Out of step for a moment, and back with another directory or without what it had.
+  (model, a) => {
+    model.fence(1 << nodeOf(a))
+    model.unfence(nodeOf(a))
+  },
+  (model, a, b) => {
+    model.fence(1 << nodeOf(a))
+    model.restart(nodeOf(a), 2 + (b % 2))
+    model.unfence(nodeOf(a))
+  },
   (model, _a, b) => model.fence(b),
   (model, a) => model.leave(processOf(model, a)),
   (model, a, b) => {
@@ -44,8 +54,10 @@ const STEPS: readonly Step[] = [
   ...Array.from({ length: 5 }, (): Step => (model, a) => model.write(a)),
   ...Array.from({ length: 3 }, (): Step => (model, a, _b, c) => model.propose(a, c)),
   ...Array.from({ length: 2 }, (): Step => (model, a) => model.propose(a, -1)),
-  (model, a, _b, c) => model.deliver(a % Math.max(1, model.proposals()), c % 2 === 0),
-  (model, a, _b, c) => model.deliver(a % Math.max(1, model.proposals()), c % 2 === 0),
+  ...Array.from(
+    { length: 4 },
+    (): Step => (model, a, _b, c) => model.deliver(a % Math.max(1, model.proposals()), c % 3 === 0),
+  ),
   (model, a, b, c) => {
     model.call('create-topic', {
       name: topicOf(a),

@@ -39,6 +39,10 @@ interface Data {
   committed: number
   /** By directory. */
   held: Map<string, number>
+  /** The only replica lost its directory: nobody has them, and nobody is to blame. */
+  gone: boolean
+  /** Epoch of the last leader that was chosen although it may lack records: what an older one goes on to commit is lost by that choice. */
+  fromEpoch: number
 }
 
 function keyOf({ topicId, partition }: { topicId: string; partition: number }): string {
@@ -50,6 +54,7 @@ export function createModel() {
   const log: (readonly ImageRecord[])[] = []
   const data = new Map<string, Data>()
   const counts = { commits: 0, elections: 0, unclean: 0, isrChanges: 0, stale: 0, refused: 0, refusals: 0 }
+  const accepted = new Set<string>()
   let processes: Process[] = []
   let proposals: { from: Process; request: ChangeIsr }[] = []
   let nowMs = 1_000_000
@@ -59,7 +64,7 @@ export function createModel() {
     const key = keyOf(state)
     const known = data.get(key)
     if (known !== undefined) return known
-    const fresh = { committed: 0, held: new Map<string, number>() }
+    const fresh = { committed: 0, held: new Map<string, number>(), gone: false, fromEpoch: 0 }
     data.set(key, fresh)
     return fresh
   }
@@ -67,25 +72,50 @@ export function createModel() {
   function commit(records: readonly ImageRecord[]): void {
     if (records.length === 0) return
     checkEntry(image, records)
-    const before = image.copy()
-    for (const record of records) image.replay(record)
+    for (const record of records) {
+      if (record.type === 'node_registered') loseAlone(record.nodeId, record.directoryId)
+      const before =
+        record.type === 'partition_changed' ? image.partition(record.topicId, record.partition) : undefined
+      image.replay(record)
+      if (record.type === 'partition_changed') noteElection(before, record)
+    }
     log.push(records)
-    for (const record of records) if (record.type === 'partition_changed') checkElection(before, record)
     checkImage(image)
+    for (const state of image.partitionStates()) checkData(state)
   }
 
-  function checkElection(before: Image, record: PartitionState & { unclean: boolean }): void {
-    const was = before.partition(record.topicId, record.partition)
-    if (record.leader === null || (was !== undefined && was.leaderEpoch === record.leaderEpoch)) return
+  function loseAlone(nodeId: number, directoryId: string): void {
+    if (image.node(nodeId)?.directoryId === directoryId) return
+    for (const state of image.partitionsOn(nodeId)) {
+      if (state.replicas.length === 1) dataOf(state).gone = true
+    }
+  }
+
+  /** What the leader has is what there is from now on, where that is less by somebody's choice. */
+  function noteElection(
+    was: PartitionState | undefined,
+    record: PartitionState & { unclean: boolean },
+  ): void {
+    if (record.leader === null || was?.leaderEpoch === record.leaderEpoch) return
     counts.elections++
-    const directory = must(image.node(record.leader), 'a leader that is not registered').directoryId
-    const { committed, held } = dataOf(record)
-    const has = held.get(directory) ?? 0
-    const alone = record.replicas.length === 1
     if (record.unclean) counts.unclean++
-    if (!record.unclean && !alone)
-      expect(has, `leader of ${keyOf(record)} lacks committed records`).toBe(committed)
-    dataOf(record).committed = has
+    const partition = dataOf(record)
+    if (!record.unclean && !partition.gone) return
+    const directory = must(image.node(record.leader), 'a leader that is not registered').directoryId
+    partition.committed = partition.held.get(directory) ?? 0
+    partition.gone = false
+    partition.fromEpoch = record.leaderEpoch
+  }
+
+  /** Whoever is in sync has all that was committed: any of them may be elected. */
+  function checkData(state: PartitionState): void {
+    const { committed, held, gone } = dataOf(state)
+    if (gone) return
+    for (const nodeId of state.isr) {
+      const directory = must(image.node(nodeId), 'a stranger in sync').directoryId
+      const has = held.get(directory) ?? 0
+      expect(has, `node ${nodeId} is in sync in ${keyOf(state)} without ${committed} records`).toBe(committed)
+    }
   }
 
   function call<Name extends CallName>(name: Name, request: CallRequest<Name>): CallResponse<Name> | null {
@@ -117,13 +147,22 @@ export function createModel() {
   /** A process starts with a directory and registers; where it is refused it goes on trying elsewhere. */
   function start(nodeId: number, directoryId: string, lostData: boolean): void {
     if (processes.length >= MAX_PROCESSES) return
+    if (lostData) loseData(nodeId, directoryId)
     const response = call('register-node', registration(nodeId, { directoryId, lostData }))
     if (response === null) return
-    if (lostData) for (const { held } of data.values()) held.delete(directoryId)
     // One process has a directory at a time, by its lock.
     processes = processes.filter(process => process.directoryId !== directoryId)
     const { incarnation } = response
     processes.push({ nodeId, directoryId, incarnation, view: emptyImage(), applied: 0, pending: new Map() })
+  }
+
+  /** The directory is as it was, without what this node had committed in it. */
+  function loseData(nodeId: number, directoryId: string): void {
+    if (image.node(nodeId)?.directoryId !== directoryId) return
+    for (const partition of data.values()) partition.held.delete(directoryId)
+    for (const state of image.partitionsOn(nodeId)) {
+      if (state.replicas.length === 1) dataOf(state).gone = true
+    }
   }
 
   function currentOf(nodeId: number): Process | undefined {
@@ -171,9 +210,12 @@ export function createModel() {
       directories.push(follower.directoryId)
     }
     const partition = dataOf(state)
+    if (state.leaderEpoch < partition.fromEpoch) return
     partition.committed++
     counts.commits++
     for (const directory of directories) partition.held.set(directory, partition.committed)
+    const now = image.partition(state.topicId, state.partition)
+    if (now !== undefined) checkData(now)
   }
 
   /** The leader proposes those of `mask` that follow it, once they have what it has, and those still in sync that `mask` has. */
@@ -204,8 +246,12 @@ export function createModel() {
     if (last) proposals.splice(index, 1)
     const response = call('change-isr', proposal.request)
     for (const { outcome, ...ref } of response?.results ?? []) {
-      if (outcome === 'ok') counts.isrChanges++
-      else {
+      if (outcome === 'ok') {
+        counts.isrChanges++
+        const upon = `${keyOf(ref)}@${proposal.request.changes[0]?.partitionEpoch}`
+        expect(accepted, 'two changes upon the same state').not.toContain(upon)
+        accepted.add(upon)
+      } else {
         counts[outcome]++
         if (outcome === 'refused') proposal.from.pending.delete(keyOf(ref))
       }
