@@ -126,8 +126,9 @@ describe('a hub node', () => {
 
     const second = await start()
     // Each start leads anew.
-    const sameEpochs = (value: unknown) => JSON.stringify(value).replaceAll(/"leaderEpoch":\d+/g, '')
-    expect(sameEpochs(await json(fetch(`${urlOf(second)}/v1/topics/t`)))).toEqual(sameEpochs(bounds))
+    const timeless = (value: unknown): unknown =>
+      JSON.parse(JSON.stringify(value), (key, inner) => (key === 'leaderEpoch' ? 0 : inner))
+    expect(timeless(await json(fetch(`${urlOf(second)}/v1/topics/t`)))).toEqual(timeless(bounds))
     expect(bounds).toMatchObject({ topicId: expect.any(String), name: 't' })
     expect(topic).toMatchObject({ name: 't' })
     expect(await streamValues(second, 't', 50)).toEqual(values)
