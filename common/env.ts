@@ -95,6 +95,7 @@ export interface LinkHandlers {
 export interface Link {
   /** Remote address, for logs. */
   readonly remote: string
+  /** No handler is called before this has returned. */
   handle(handlers: LinkHandlers): void
   /** Queues one binary message; false when `bufferedBytes()` is over the high-water mark: wait for `drain`. */
   send(data: Uint8Array): boolean

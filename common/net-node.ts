@@ -110,13 +110,15 @@ export function wsLink(socket: WebSocket, remote: string): Link {
 
   return {
     remote,
-    handle: next => {
-      handlers = next
-      const kept = early
-      early = []
-      for (const data of kept) next.message(data)
-      if (closed !== undefined) next.close(closed)
-    },
+    // What came before is told when the caller's turn is over: it may need what it makes of this link.
+    handle: next =>
+      queueMicrotask(() => {
+        handlers = next
+        const kept = early
+        early = []
+        for (const data of kept) next.message(data)
+        if (closed !== undefined) next.close(closed)
+      }),
     send: data => {
       if (socket.readyState !== WebSocket.OPEN) return false
       socket.send(data, { binary: true }, sent)

@@ -89,6 +89,32 @@ describe('where other nodes dial', () => {
     await talks(await dial(url, { unmasked: false }), came)
   })
 
+  test('what came before anybody handles a link is told in order, and not before handle has returned', async () => {
+    const { came, url } = await listen()
+    const link = await dial(url)
+    const [there] = came
+    if (typeof link === 'string' || there === undefined) throw new Error('no link')
+    const closed = new Promise(resolve =>
+      there.handle({ message: () => {}, drain: () => {}, close: resolve }),
+    )
+    for (const byte of [1, 2]) there.send(Uint8Array.of(byte))
+    there.close(1000, 'done')
+    await closed
+    const told: (number | string | undefined)[] = []
+    await new Promise<void>(resolve => {
+      link.handle({
+        message: data => told.push(data[0]),
+        drain: () => {},
+        close: ({ reason }) => {
+          told.push(reason)
+          resolve()
+        },
+      })
+      told.push('handled')
+    })
+    expect(told).toEqual(['handled', 1, 2, 'done'])
+  })
+
   test('the secret is asked for, and nothing listens once it is closed', async () => {
     const { listener, came, url } = await listen({ secret: 's3cret' })
     expect(await dial(url)).toBe('unauthorized')

@@ -275,10 +275,15 @@ export class Network {
 
   #handle(self: End, handlers: LinkHandlers): void {
     self.handlers = handlers
-    const { early, closed } = self
-    self.early = []
-    for (const data of early) handlers.message(data)
+    const { closed } = self
+    if (self.early.length > 0) self.process.schedule('net', 0, () => this.#tellEarly(self))
     if (closed !== null) self.process.schedule('net', 0, () => handlers.close(closed))
+  }
+
+  #tellEarly(self: End): void {
+    const { early } = self
+    self.early = []
+    for (const data of early) self.handlers?.message(data)
   }
 
   #close(connection: Connection, end: End, closed: LinkClosed): void {
@@ -354,7 +359,7 @@ export class Network {
     const { from, to, connection } = pipe
     pipe.bytes -= data.length
     this.onArrival?.(data, pipe)
-    if (to.handlers === null) to.early.push(data)
+    if (to.handlers === null || to.early.length > 0) to.early.push(data)
     else to.handlers.message(data)
     if (!pipe.isFull || pipe.bytes > connection.highWaterBytes / 4) return
     pipe.isFull = false

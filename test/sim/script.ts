@@ -82,7 +82,11 @@ function watch(sim: Sim, served: ServedChecker): void {
     }
   }
   network.onArrival = (data, pipe) => guarded(() => served.onArrival(data, pipe))
-  network.onSend = (data, pipe) => guarded(() => showPeerFrame(data, pipe, listeners))
+  network.onSend = (data, pipe) =>
+    guarded(() => {
+      served.onSend(data, pipe)
+      showPeerFrame(data, pipe, listeners)
+    })
 }
 
 async function createTopics(sim: Sim): Promise<void> {

@@ -1,5 +1,6 @@
 import type { BatchHeader } from '../../../common/batch.ts'
 import { eachBatch } from '../../../common/batch.ts'
+import type { RecordsFrame } from '../../../common/wire.ts'
 import { SUBSCRIBE_PATH } from '../../../common/wire.ts'
 import { decodeFrame } from '../../../common/wire-codec.ts'
 import type { Connection, Pipe } from '../pipe.ts'
@@ -18,66 +19,96 @@ interface ServedBatch {
 interface Subscription {
   topicId: string
   partition: number
+  /** The high watermark that its client had heard of when it subscribed, then that of the last frame. */
+  floor: number
+}
+
+/** What a client heard of high watermarks, by partition. */
+type Heard = Map<string, number>
+
+/** What was asked over a connection and is answered there. */
+interface Asked {
+  subscriptions: Map<number, Subscription>
+  /** What the client had heard when it asked for a topic, by request. */
+  topics: Map<number, Heard>
 }
 
 export class ServedChecker {
   /** By partition, by base offset. */
   readonly #served = new Map<string, Map<number, ServedBatch>>()
-  readonly #subscriptions = new WeakMap<Connection, Map<number, Subscription>>()
-  /** The highest watermark that each client was told, by client and partition. */
-  readonly #watermarks = new Map<string, number>()
+  readonly #asked = new WeakMap<Connection, Asked>()
+  /** By client. */
+  readonly #heard = new Map<string, Heard>()
   batches = 0
 
-  /** Takes what arrives at a client or comes from one; throws what is wrong. */
-  onArrival(data: Uint8Array, { connection, to, from }: Pipe): void {
-    if (connection.path !== SUBSCRIBE_PATH) return
-    if (to === connection.there.to) this.#asked(connection, data)
-    else this.#answered(connection, data, to.process.name, from.process.name)
-  }
-
-  #asked(connection: Connection, data: Uint8Array): void {
-    // The first frame is a hello.
-    const known = this.#subscriptions.get(connection)
-    if (known === undefined) {
-      this.#subscriptions.set(connection, new Map())
+  /** Takes what a client sends. */
+  onSend(data: Uint8Array, { connection, from }: Pipe): void {
+    if (connection.path !== SUBSCRIBE_PATH || from !== connection.there.from) return
+    const asked = this.#asked.get(connection)
+    if (asked === undefined) {
+      // The first frame is a hello.
+      this.#asked.set(connection, { subscriptions: new Map(), topics: new Map() })
       return
     }
     const frame = decodeFrame(data, 'client')
-    if (frame.t === 'subscribe') known.set(frame.sub, frame)
+    const heard = this.#heardBy(from.process.name)
+    if (frame.t === 'subscribe') {
+      const { sub, topicId, partition } = frame
+      const floor = heard.get(`${topicId}/${partition}`) ?? 0
+      asked.subscriptions.set(sub, { topicId, partition, floor })
+    } else if (frame.t === 'request' && frame.op === 'topic') asked.topics.set(frame.id, new Map(heard))
   }
 
-  #answered(connection: Connection, data: Uint8Array, client: string, node: string): void {
+  /** Takes what arrives at a client; throws what is wrong. */
+  onArrival(data: Uint8Array, { connection, to, from }: Pipe): void {
+    if (connection.path !== SUBSCRIBE_PATH || to !== connection.there.from) return
+    const asked = this.#asked.get(connection)
+    if (asked === undefined) return
+    const client = to.process.name
+    const node = from.process.name
     const frame = decodeFrame(data, 'client-hub')
-    if (frame.t === 'response' && frame.result !== undefined && 'partitions' in frame.result) {
-      const { topicId, partitions } = frame.result
-      for (const { partition, highWatermark } of partitions) {
-        this.#watermark(client, node, topicId, partition, highWatermark)
-      }
+    if (frame.t === 'records') this.#records(frame, asked, client, node)
+    if (frame.t !== 'response' || frame.result === undefined || !('partitions' in frame.result)) return
+    const { topicId, partitions } = frame.result
+    const before = asked.topics.get(frame.id)
+    for (const { partition, highWatermark } of partitions) {
+      const key = `${topicId}/${partition}`
+      this.#hear(client, node, key, highWatermark, before?.get(key) ?? 0)
     }
-    if (frame.t !== 'records') return
-    const subscription = this.#subscriptions.get(connection)?.get(frame.sub)
+  }
+
+  #records(frame: RecordsFrame, asked: Asked, client: string, node: string): void {
+    const subscription = asked.subscriptions.get(frame.sub)
     if (subscription === undefined) throw new Error(`${node} serves a subscription that ${client} never made`)
-    const { topicId, partition } = subscription
-    this.#watermark(client, node, topicId, partition, frame.highWatermark)
-    for (const { header } of eachBatch(frame.batches)) {
-      if (header.lastOffset >= frame.highWatermark) {
-        throw new Error(
-          `${node} served ${topicId}/${partition} up to offset ${header.lastOffset}, beyond its high watermark ${frame.highWatermark}`,
-        )
+    const { topicId, partition, floor } = subscription
+    const { highWatermark, batches } = frame
+    this.#hear(client, node, `${topicId}/${partition}`, highWatermark, floor)
+    subscription.floor = highWatermark
+    for (const { header } of eachBatch(batches)) {
+      if (header.lastOffset >= highWatermark) {
+        const place = `${topicId}/${partition} up to offset ${header.lastOffset}`
+        throw new Error(`${node} served ${place}, beyond its high watermark ${highWatermark}`)
       }
       this.note(topicId, partition, header, node)
     }
   }
 
-  #watermark(client: string, node: string, topicId: string, partition: number, highWatermark: number): void {
-    const key = `${client} ${topicId}/${partition}`
-    const known = this.#watermarks.get(key) ?? 0
-    if (highWatermark < known) {
-      throw new Error(
-        `the high watermark of ${topicId}/${partition} was ${known} and is ${highWatermark} now, as ${client} hears from ${node}`,
-      )
+  #heardBy(client: string): Heard {
+    const known = this.#heard.get(client)
+    if (known !== undefined) return known
+    const made: Heard = new Map()
+    this.#heard.set(client, made)
+    return made
+  }
+
+  /** `floor`: what the client had heard before it asked. */
+  #hear(client: string, node: string, key: string, highWatermark: number, floor: number): void {
+    if (highWatermark < floor) {
+      const heard = `is ${highWatermark} now, as ${client} hears from ${node}`
+      throw new Error(`the high watermark of ${key} was ${floor} and ${heard}`)
     }
-    this.#watermarks.set(key, highWatermark)
+    const known = this.#heardBy(client)
+    known.set(key, Math.max(known.get(key) ?? 0, highWatermark))
   }
 
   /** A batch as served, or as found at the end. */
