@@ -75,5 +75,5 @@ async function runHub(command: Command, cli: Cli): Promise<void> {
     cli.logger(config.logLevel),
     import('./node.ts'),
   ])
-  await runDaemon(() => startHub(config, env, log), stop, env.clock, log)
+  await runDaemon(() => startHub(config, env, log, stop), stop, env.clock, log)
 }

@@ -1,21 +1,27 @@
 import type { Logger } from 'pino'
 import type { Address } from '../common/address.ts'
 import { formatAddress, parseAddress } from '../common/address.ts'
+import { peerListenOf } from '../common/config-cluster.ts'
 import type { HubConfig } from '../common/config-hub.ts'
-import type { Env } from '../common/env.ts'
-import { TributaryError } from '../common/errors.ts'
+import type { Env, Link } from '../common/env.ts'
+import { messageOf, TributaryError } from '../common/errors.ts'
+import type { PeerListener } from '../common/listen-node.ts'
+import { listenForPeers } from '../common/listen-node.ts'
 import type { Reading } from '../common/metrics.ts'
 import { createMetrics } from '../common/metrics.ts'
 import { wsLink } from '../common/net-node.ts'
 import { VERSION } from '../common/version.ts'
 import { SUBSCRIBE_PATH, UPLINK_PATH } from '../common/wire.ts'
+import { PEER_LIMITS, PEER_PATH } from '../common/wire-peer.ts'
 import { refuseOpenListener } from './endpoints/http/auth.ts'
 import type { HttpEndpoint } from './endpoints/http/server.ts'
 import { startHttp } from './endpoints/http/server.ts'
 import type { AcceptSocket } from './endpoints/http/upgrade.ts'
 import { acceptSubscriber, createSubscribeCounters } from './endpoints/subscribe/subscriber.ts'
 import { acceptUplink, createUplinkCounters } from './endpoints/uplink/uplink.ts'
+import type { EngineOptions } from './engines/cluster/engine.ts'
 import { openClusterEngine } from './engines/cluster/engine.ts'
+import type { PeerAccess } from './engines/cluster/peers/context.ts'
 import type { Ports } from './ports.ts'
 
 /** Puts a hub node together: the engine, and the endpoints in front of it. */
@@ -36,26 +42,58 @@ export interface Engine {
   ports: Ports
   readings: Reading[]
   onFailed(listener: (error: TributaryError) => void): void
+  /** First of an orderly stop: others take over what it leads. */
+  leave(): Promise<void>
   close(): Promise<void>
 }
 
 /**
  * Opens the data directory and serves it. Rejects with `config_invalid` where the hub would be open to a network without having
- * been told so, `port_in_use`, and as openClusterEngine does (`directory_in_use`, `directory_newer_format`); nothing is left open then.
+ * been told so, `port_in_use`, and as openClusterEngine does (`directory_in_use`, `directory_newer_format`; `closed` where `stop`
+ * ended its wait for other nodes); nothing is left open then.
  */
-export async function startHub(config: HubConfig, env: Env, log: Logger): Promise<Hub> {
+export async function startHub(config: HubConfig, env: Env, log: Logger, stop?: AbortSignal): Promise<Hub> {
   refuseOpenListener({ ...config, address: listenAddress(config) })
   if (await env.disk.exists(`${config.data}/logs/edge`)) {
     const message = `${config.data} is the data directory of an edge: give the hub one of its own with --data`
     throw new TributaryError('config_invalid', message)
   }
-  const engine = await openClusterEngine(config, env, log)
+  let peers: PeerListener | null = null
+  const onPeers: EngineOptions['onPeers'] = async (accept, access) => {
+    peers = await listenToNodes(config, accept, access)
+    if (peers !== null) log.info({ peers: formatAddress(peers.address) }, 'other nodes are listened for')
+  }
+  const stopListening = async (): Promise<void> => peers?.close()
   try {
-    return await serveEngine(engine, config, env, log)
+    const options: EngineOptions = stop === undefined ? { onPeers } : { onPeers, stop }
+    const engine = await openClusterEngine(config, env, log, options)
+    try {
+      const hub = await serveEngine(engine, config, env, log)
+      return { ...hub, close: () => hub.close().finally(stopListening) }
+    } catch (error) {
+      await engine.close()
+      throw error
+    }
   } catch (error) {
-    await engine.close()
+    await stopListening()
     throw error
   }
+}
+
+/** Null for a node alone. */
+async function listenToNodes(
+  { nodeId, cluster }: HubConfig,
+  accept: (link: Link) => void,
+  { secret, tls }: PeerAccess,
+): Promise<PeerListener | null> {
+  const place = peerListenOf(nodeId, cluster)
+  if (place === null) return null
+  const address = parseAddress(place)
+  if (address === null) {
+    throw new TributaryError('config_invalid', `cluster.peerListen is "${place}"; it must be HOST:PORT`)
+  }
+  const { maxFrameBytes } = PEER_LIMITS
+  return listenForPeers({ address, path: PEER_PATH, secret, tls, maxFrameBytes, accept })
 }
 
 /** Serves an engine, which it closes at the end. Rejects as `startHttp` does, with the engine left open. */
@@ -73,7 +111,11 @@ export async function serveEngine(engine: Engine, config: HubConfig, env: Env, l
     ports,
     failed,
     close: () => {
-      closing ??= http.close().finally(() => engine.close())
+      closing ??= engine
+        .leave()
+        .catch(error => log.warn({ reason: messageOf(error) }, 'others must find out that this node is gone'))
+        .then(() => http.close())
+        .finally(() => engine.close())
       return closing
     },
   }

@@ -1,10 +1,21 @@
 import type { Logger } from 'pino'
 import type { Clock } from '../env.ts'
 import type { TributaryError } from '../errors.ts'
+import { isTributaryError } from '../errors.ts'
 import { SECOND_MS } from '../limits.ts'
 
 /** After a failure what can still be closed has so long; what can't, such as a disk that hangs, is left. */
 const CLOSE_AFTER_FAILURE_MS = 5 * SECOND_MS
+
+/** Null where it was told to stop while it waited for others to start with. */
+async function startOrStop(start: () => Promise<Daemon>, stop: AbortSignal): Promise<Daemon | null> {
+  try {
+    return await start()
+  } catch (error) {
+    if (stop.aborted && isTributaryError(error, 'closed')) return null
+    throw error
+  }
+}
 
 /** A running hub or edge. */
 export interface Daemon {
@@ -24,7 +35,8 @@ export async function runDaemon(
   clock: Clock,
   log: Logger,
 ): Promise<void> {
-  const daemon = await start()
+  const daemon = await startOrStop(start, stop)
+  if (daemon === null) return
   const stopped = new Promise<null>(resolve => {
     if (stop.aborted) resolve(null)
     stop.addEventListener('abort', () => resolve(null), { once: true })

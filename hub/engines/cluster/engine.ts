@@ -80,7 +80,7 @@ export interface ClusterEngine {
 
 export interface EngineOptions {
   /** Called when links of other nodes can be accepted, which may be long before the engine is open. */
-  onPeers?: (accept: (link: Link) => void) => Promise<void>
+  onPeers?: (accept: (link: Link) => void, access: PeerAccess) => Promise<void>
   /** Ends the wait for other nodes: opening rejects with `closed` then. */
   stop?: AbortSignal
 }
@@ -146,6 +146,7 @@ async function openOver(
   }
   const { nodeId } = config
   const storage = await openQuorumStorage({ dataDir, disk: env.disk, clock, nodeId, onDamage })
+  const access = await readPeerAccess(config, env.disk)
   const node = await openClusterNode({
     config,
     env,
@@ -153,9 +154,9 @@ async function openOver(
     dataDir,
     storage,
     settings,
-    access: await readPeerAccess(config, env.disk),
+    access,
     failed: failure.fail,
-    onPeers: options.onPeers ?? (async () => {}),
+    onPeers: async accept => options.onPeers?.(accept, access),
     stop: options.stop ?? new AbortController().signal,
   })
   const { metadata, clusterId, lifecycle } = node
