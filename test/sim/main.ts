@@ -1,14 +1,13 @@
 import { execFileSync } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import { parseArgs } from 'node:util'
-import type { PlantResult } from './plants-run.ts'
-import { runPlants } from './plants-run.ts'
+import type { Plant } from './plants.ts'
+import { PLANTS } from './plants.ts'
+import type { Job } from './pool.ts'
 import { runJobs } from './pool.ts'
 import { REGRESSIONS } from './regressions.ts'
 import type { SeedResult } from './run.ts'
-import { runSeed } from './run.ts'
 import { Tally } from './summary.ts'
-import type { Job } from './worker.ts'
 
 /**
  * npm run sim -- --seeds N [--seed S]    runs N seeds from S on (default: a random one), in two processes
@@ -47,31 +46,62 @@ else if (values.verbose) await tellOne()
 else await runMany()
 
 async function tellOne(): Promise<void> {
-  const result = await runSeed(first, wanted, line => console.log(line))
-  console.log(JSON.stringify(result, null, 1))
-  if (result.failure !== null) tellFailure(result)
+  for (const result of await runAll([{ seed: first, wanted, isWatched: true }])) {
+    console.log(JSON.stringify(result, null, 1))
+    if (result.failure !== null) tellFailure(result)
+  }
+}
+
+async function runAll(jobs: readonly Job[]): Promise<SeedResult[]> {
+  const results: SeedResult[] = []
+  await runJobs(jobs.values(), {
+    workers: 1,
+    onResult: result => {
+      results.push(result)
+      return false
+    },
+  })
+  return results
 }
 
 /** Same seed, same trace. */
 async function selfCheck(): Promise<void> {
-  const one = await runSeed(first, wanted)
-  const other = await runSeed(first, wanted)
+  const job = { seed: first, wanted }
+  const [one, other] = await runAll([job, job])
   const isSame = JSON.stringify(one) === JSON.stringify(other)
-  console.log(JSON.stringify({ seed: first, hashes: [one.hash, other.hash], isSame }))
+  console.log(JSON.stringify({ seed: first, hashes: [one?.hash, other?.hash], isSame }))
   if (!isSame) process.exitCode = 1
 }
 
 /** Seeds are the same each time, so that what is caught once is caught again. */
 async function plantAll(): Promise<void> {
-  const results: PlantResult[] = []
-  await runPlants(values.seed === undefined ? PLANTS_SEED : first, WORKERS, values.only, result => {
+  const results = []
+  for (const plant of PLANTS.filter(({ name }) => name.includes(values.only))) {
+    const result = await catchPlant(plant, values.seed === undefined ? PLANTS_SEED : first)
     results.push(result)
-    const { name, caught, seeds, within, failure } = result
-    console.error(`${caught ? 'caught' : 'MISSED'} in ${seeds} of ${within} seeds: ${name}: ${failure}`)
-  })
-  const missed = results.filter(({ caught }) => !caught).map(({ name }) => name)
+    const { name, isCaught, seeds, within, failure } = result
+    console.error(`${isCaught ? 'caught' : 'MISSED'} in ${seeds} of ${within} seeds: ${name}: ${failure}`)
+  }
+  const missed = results.filter(({ isCaught }) => !isCaught).map(({ name }) => name)
   console.log(JSON.stringify({ ok: missed.length === 0, planted: results.length, missed, results }))
   if (missed.length > 0) process.exitCode = 1
+}
+
+async function catchPlant({ name, seeds: within }: Plant, from: number) {
+  const failures: string[] = []
+  let seeds = 0
+  const jobs = Array.from({ length: within }, (_, index) => ({ seed: from + index, wanted }))
+  await runJobs(jobs.values(), {
+    workers: WORKERS,
+    plant: name,
+    onResult: ({ failure }) => {
+      seeds++
+      if (failure !== null) failures.push(failure)
+      return failure !== null
+    },
+  })
+  const failure = failures[0]?.split('\n')[0]?.slice(0, 300) ?? ''
+  return { name, isCaught: failures.length > 0, seeds, within, failure }
 }
 
 async function runMany(): Promise<void> {

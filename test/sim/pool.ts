@@ -1,7 +1,7 @@
-import type { ChildProcess } from 'node:child_process'
+import type { ChildProcess, StdioOptions } from 'node:child_process'
 import { fork } from 'node:child_process'
 import type { SeedResult } from './run.ts'
-import type { Job } from './worker.ts'
+import type { Wanted } from './swarm.ts'
 
 /** Worker processes that share a list of seeds. */
 
@@ -12,10 +12,17 @@ function isResult(message: unknown): message is SeedResult {
   return typeof message === 'object' && message !== null && 'seed' in message && 'hash' in message
 }
 
+export interface Job {
+  seed: number
+  wanted: Wanted
+  /** Told on standard output as it happens. */
+  isWatched?: boolean
+}
+
 export interface PoolOptions {
   workers: number
-  /** Another folder's simulator, such as one with a planted bug. */
-  folder?: URL
+  /** The name of a planted bug. */
+  plant?: string
   /** Told of each result; true to take no more jobs. */
   onResult(result: SeedResult): boolean
 }
@@ -31,17 +38,17 @@ export async function runJobs(jobs: Iterator<Job>, options: PoolOptions): Promis
   const enough = (result: SeedResult): void => {
     isEnough = options.onResult(result) || isEnough
   }
-  await Promise.all(Array.from({ length: options.workers }, () => work(next, enough, options.folder)))
+  await Promise.all(Array.from({ length: options.workers }, () => work(next, enough, options.plant)))
 }
 
 async function work(
   next: () => Job | null,
   onResult: (result: SeedResult) => void,
-  folder = new URL('.', import.meta.url),
+  plant: string | undefined,
 ): Promise<void> {
   let worker: ChildProcess | null = null
   for (let job = next(); job !== null; job = next()) {
-    worker ??= fork(new URL('worker.ts', folder), { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    worker ??= startWorker(plant)
     const result = await runIn(worker, job)
     if (result === null) {
       worker.kill('SIGKILL')
@@ -50,6 +57,12 @@ async function work(
     onResult(result ?? lost(job))
   }
   worker?.kill()
+}
+
+function startWorker(plant: string | undefined): ChildProcess {
+  const env = plant === undefined ? process.env : { ...process.env, SIM_PLANT: plant }
+  const stdio: StdioOptions = ['ignore', 'inherit', 'inherit', 'ipc']
+  return fork(new URL('./worker.ts', import.meta.url), { env, execArgv: [], stdio })
 }
 
 /** Null where the worker ended or hangs. */

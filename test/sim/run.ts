@@ -16,10 +16,6 @@ export interface SeedResult {
   counters: Record<string, number>
 }
 
-/** A seed counts only if it ran so long and acked so much. */
-export const LEAST_SIM_MS = 30_000
-export const LEAST_ACKS = 1_000
-
 /** In one turn of the event loop, which must not be a promise callback's. `log`: told of all that happens. */
 function runNow(seed: number, wanted: Wanted, log: ((line: string) => void) | null): SeedResult {
   const sim = new Sim(planOf(seed, wanted), log)

@@ -1,8 +1,11 @@
 import type { SeedResult } from './run.ts'
-import { LEAST_ACKS, LEAST_SIM_MS } from './run.ts'
 import { FAULTS } from './swarm.ts'
 
 /** What a run of many seeds came to. */
+
+/** A seed counts only if it ran so long and acked so much. */
+export const LEAST_SIM_MS = 30_000
+export const LEAST_ACKS = 1_000
 
 export interface Summary {
   seeds: number

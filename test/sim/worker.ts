@@ -1,13 +1,14 @@
-import type { SeedResult } from './run.ts'
-import { runSeed } from './run.ts'
-import type { Wanted } from './swarm.ts'
+import { KNOBS } from './knobs.ts'
+import { patchModules } from './patches.ts'
+import { plantOf } from './plants.ts'
+import type { Job } from './pool.ts'
 
-/** A process that runs the seeds it is sent. */
+/** A process that runs the seeds it is sent, with the bug that it is told to plant. */
 
-export interface Job {
-  seed: number
-  wanted: Wanted
-}
+const plant = process.env.SIM_PLANT
+const allApplied = patchModules([...KNOBS, ...(plant === undefined ? [] : [plantOf(plant)])])
+const { runSeed } = await import('./run.ts')
+allApplied()
 
 function isJob(message: unknown): message is Job {
   return typeof message === 'object' && message !== null && 'seed' in message && 'wanted' in message
@@ -15,5 +16,6 @@ function isJob(message: unknown): message is Job {
 
 process.on('message', message => {
   if (!isJob(message)) return
-  void runSeed(message.seed, message.wanted).then((result: SeedResult) => process.send?.(result))
+  const log = message.isWatched ? (line: string) => console.log(line) : null
+  void runSeed(message.seed, message.wanted, log).then(result => process.send?.(result))
 })
