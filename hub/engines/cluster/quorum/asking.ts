@@ -75,18 +75,23 @@ export function createAsking(context: AskingContext): Asking {
   let requests = 0
   let turn = 0
 
+  async function judgeHere<Name extends CallName>(
+    name: Name,
+    request: CallRequest<Name>,
+  ): Promise<Attempt<CallResponse<Name>>> {
+    const judged = await speculation.request(image => judge(image, name, request))
+    if (judged.t !== 'not-taken') return judged
+    if (judged.reason !== null) throw judged.reason
+    return { t: 'again' }
+  }
+
   /** One try: here where this node is the controller, else where it is, or where somebody may know. */
   async function attempt<Name extends CallName>(
     name: Name,
     request: CallRequest<Name>,
     deadlineMs: number,
   ): Promise<Attempt<CallResponse<Name>>> {
-    if (speculation.activeTerm() !== null) {
-      const judged = await speculation.request(image => judge(image, name, request))
-      if (judged.t !== 'not-taken') return judged
-      if (judged.reason !== null) throw judged.reason
-      return { t: 'again' }
-    }
+    if (speculation.activeTerm() !== null) return judgeHere(name, request)
     const known = context.controllerId()
     if (known === nodeId || known === null) member.standAlone()
     const target = known === null ? anyone() : known
@@ -118,6 +123,19 @@ export function createAsking(context: AskingContext): Asking {
     request: CallRequest<Name>,
   ): Promise<CallResponse<Name>> {
     requests++
+    if (member.isAlone() && speculation.activeTerm() !== null && context.stopped() === null) {
+      const judged = await judgeHere(name, request)
+      if (judged.t === 'done') return judged.response
+      if (judged.t === 'unknown' && !REPEATABLE.has(name)) throw fateUnknown(name)
+    }
+    return insist(name, request)
+  }
+
+  /** Tries until there is an answer or the time is over. */
+  async function insist<Name extends CallName>(
+    name: Name,
+    request: CallRequest<Name>,
+  ): Promise<CallResponse<Name>> {
     const deadlineMs = clock.monotonicMs() + SUBMIT_TIMEOUT_MS
     for (;;) {
       const stopped = context.stopped()

@@ -1,8 +1,7 @@
-import { assert } from '../../../../common/assert.ts'
-import { eachBatch } from '../../../../common/batch.ts'
-import { buildBatch } from '../../../../common/batch-builder.ts'
+import { assert, must } from '../../../../common/assert.ts'
+import { BATCH_HEADER_BYTES, eachBatch, writeHeader } from '../../../../common/batch.ts'
 import { decodePlain } from '../../../../common/batch-records.ts'
-import { concat, utf8, utf8Text } from '../../../../common/bytes.ts'
+import { utf8, utf8Text, varintBytes, writeVarint } from '../../../../common/bytes.ts'
 import { MIB } from '../../../../common/limits.ts'
 import type { Log } from '../../../../common/log/types.ts'
 import type { Entry, Payload } from '../../../raft/types.ts'
@@ -16,25 +15,66 @@ import { decodeConfig, encodeConfig } from './codec.ts'
  */
 
 const MEMBERS_KEY = 'members'
+const MEMBERS_KEY_BYTES = utf8(MEMBERS_KEY)
 
 /** Appends entries that follow the log's end. All appends are made in this turn; resolves when all are durable or refused. */
 export function appendEntries(log: Log, entries: readonly Entry[], timestampMs: number): Promise<unknown>[] {
   const appends: Promise<unknown>[] = []
-  let batches: Uint8Array[] = []
-  entries.forEach((entry, at) => {
-    assert(at > 0 || entry.index === log.endOffset(), `entry ${entry.index} is not at the end of the log`)
-    batches.push(batchOf(entry, timestampMs))
-    if (entries[at + 1]?.term === entry.term) return
-    appends.push(log.append(concat(batches), { useReserve: true, leaderEpoch: entry.term }))
-    batches = []
-  })
+  for (let from = 0; from < entries.length; ) {
+    const { index, term } = must(entries[from], 'an entry is missing')
+    assert(index === log.endOffset(), `entry ${index} is not at the end of the log`)
+    let to = from + 1
+    while (entries[to]?.term === term) to++
+    const batches = encodeBatches(entries.slice(from, to), timestampMs)
+    appends.push(log.append(batches, { useReserve: true, leaderEpoch: term }))
+    from = to
+  }
   return appends
 }
 
-function batchOf({ payload }: Entry, timestampMs: number): Uint8Array {
-  const isConfig = payload.t === 'config'
-  const key = isConfig ? utf8(MEMBERS_KEY) : null
-  return buildBatch([{ key, value: valueIn(payload), headers: [], timestampMs }])
+/** Attributes, the deltas of time and offset, the count of headers: a byte each, all of them zero. */
+const FIXED_RECORD_BYTES = 4
+
+/** One batch of one record for each entry, end to end. Written in place: a builder for each would cost more than all else. */
+function encodeBatches(entries: readonly Entry[], timestampMs: number): Uint8Array {
+  const records = entries.map(({ payload }) => {
+    const key = payload.t === 'config' ? MEMBERS_KEY_BYTES : null
+    const value = valueIn(payload)
+    const bodyBytes = FIXED_RECORD_BYTES + fieldBytes(key) + fieldBytes(value)
+    return { key, value, bodyBytes, sizeBytes: BATCH_HEADER_BYTES + varintBytes(bodyBytes) + bodyBytes }
+  })
+  const target = new Uint8Array(records.reduce((total, { sizeBytes }) => total + sizeBytes, 0))
+  let at = 0
+  for (const { key, value, bodyBytes, sizeBytes } of records) {
+    // Three zeros, key, value, one zero.
+    const fields = writeVarint(target, at + BATCH_HEADER_BYTES, bodyBytes) + 3
+    writeField(target, writeField(target, fields, key), value)
+    writeHeader(target, at, 0, {
+      sizeBytes,
+      leaderEpoch: 0,
+      attributes: 0,
+      lastOffsetDelta: 0,
+      baseTimestampMs: timestampMs,
+      maxTimestampMs: timestampMs,
+      producerId: -1,
+      producerEpoch: -1,
+      baseSequence: -1,
+      recordCount: 1,
+    })
+    at += sizeBytes
+  }
+  return target
+}
+
+function fieldBytes(field: Uint8Array | null): number {
+  return field === null ? 1 : varintBytes(field.length) + field.length
+}
+
+function writeField(target: Uint8Array, at: number, field: Uint8Array | null): number {
+  if (field === null) return writeVarint(target, at, -1)
+  const start = writeVarint(target, at, field.length)
+  target.set(field, start)
+  return start + field.length
 }
 
 function valueIn(payload: Payload): Uint8Array | null {

@@ -8,7 +8,7 @@ import type { QuorumStorage } from './storage.ts'
 /** Snapshots of what is applied, so that the log stays short. */
 
 /** One is due when the log is larger than this and than so many times the last one. */
-const SNAPSHOT_FROM_BYTES = 8 * MIB
+const SNAPSHOT_FROM_BYTES = 4 * MIB
 const SNAPSHOT_AT_RATIO = 4
 /** Entries kept behind one for members that are a little behind. */
 const KEPT_ENTRIES = 1_000

@@ -31,10 +31,12 @@ export type Judged<Response> =
 interface Waiting {
   /** Judges; gives the records and how to answer at an index. Throws the rule's refusal. */
   judge(image: Image): { records: readonly ImageRecord[]; answer(index: number): void }
-  refuse(error: unknown): void
-  notTaken(reason: unknown): void
-  unknown(): void
+  resolve(judged: Exclude<Judged<never>, { t: 'done' }>): void
+  reject(error: unknown): void
 }
+
+const UNKNOWN = { t: 'unknown' } as const
+const NOT_TAKEN = { t: 'not-taken', reason: null } as const
 
 /** Judged upon all to `index`, of which the entry there was this term's. */
 interface Pending {
@@ -132,13 +134,13 @@ export function createSpeculation(context: SpeculationContext): Speculation {
         answer = plan.answer
       } catch (error) {
         // A refusal rests on what was judged before it, too.
-        answer = () => request.refuse(error)
+        answer = () => request.reject(error)
       }
       judged.push({ request, answer, after: entries.length })
     }
     const base = propose(entries, records, term)
     for (const { request, answer, after } of judged) {
-      if (base === null) request.notTaken(null)
+      if (base === null) request.resolve(NOT_TAKEN)
       else whenApplied(base + after, term, request, answer)
     }
   }
@@ -178,12 +180,12 @@ export function createSpeculation(context: SpeculationContext): Speculation {
   function dropQueue(reason: unknown): void {
     const dropped = queue
     queue = []
-    for (const request of dropped) request.notTaken(reason)
+    for (const request of dropped) request.resolve({ t: 'not-taken', reason })
   }
 
   return {
     request: rule => {
-      if (leading === null || !leading.active) return Promise.resolve({ t: 'not-taken', reason: null })
+      if (leading === null || !leading.active) return Promise.resolve(NOT_TAKEN)
       if (queue.length >= MAX_QUEUED_REQUESTS) {
         const message = `${MAX_QUEUED_REQUESTS} metadata requests wait for the disk; try again`
         return Promise.reject(new TributaryError('throttled', message))
@@ -194,9 +196,8 @@ export function createSpeculation(context: SpeculationContext): Speculation {
             const { records, response } = rule(image)
             return { records, answer: index => resolve({ t: 'done', response, index }) }
           },
-          refuse: reject,
-          notTaken: reason => resolve({ t: 'not-taken', reason }),
-          unknown: () => resolve({ t: 'unknown' }),
+          resolve,
+          reject,
         })
         pumpSoon()
       })
@@ -214,7 +215,9 @@ export function createSpeculation(context: SpeculationContext): Speculation {
       leading = { term, active: false }
     },
     recordsOf: (index, term) => {
-      const known = proposed.find(entry => entry.index === index)
+      // Mostly without holes: but for members, all of a leader's own are here.
+      const guess = proposed[index - (proposed[0]?.index ?? 0)]
+      const known = guess?.index === index ? guess : proposed.find(entry => entry.index === index)
       return known?.term === term ? known.records : undefined
     },
     applied: entries => {
@@ -227,9 +230,9 @@ export function createSpeculation(context: SpeculationContext): Speculation {
       pending = pending.slice(reached.length)
       for (const { index, term, request, answer } of reached) {
         const entry = entries[index - first]
-        if (entry === undefined) request.unknown()
+        if (entry === undefined) request.resolve(UNKNOWN)
         else if (entry.term === term) answer(index)
-        else request.notTaken(null)
+        else request.resolve(NOT_TAKEN)
       }
       if (leading !== null && !leading.active && leading.term === last.term) {
         leading.active = true
@@ -241,13 +244,13 @@ export function createSpeculation(context: SpeculationContext): Speculation {
       proposed = proposed.filter(entry => entry.index > index)
       const skipped = pending.filter(waiting => waiting.index <= index)
       pending = pending.filter(waiting => waiting.index > index)
-      for (const { request } of skipped) request.unknown()
+      for (const { request } of skipped) request.resolve(UNKNOWN)
     },
     lostBeyond: (lastIndex, reason) => {
       proposed = proposed.filter(entry => entry.index <= lastIndex)
       const lost = pending.filter(waiting => waiting.index > lastIndex)
       pending = pending.filter(waiting => waiting.index <= lastIndex)
-      for (const { request } of lost) request.notTaken(reason)
+      for (const { request } of lost) request.resolve({ t: 'not-taken', reason })
     },
     dropQueue,
   }

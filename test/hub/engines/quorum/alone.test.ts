@@ -169,8 +169,8 @@ describe('a sole voter', () => {
       await stage.run(Promise.all(connects))
       logBytes = Math.max(logBytes, metadata.stats().logBytes)
     }
-    expect(logBytes).toBeGreaterThan(7 << 20)
-    expect(metadata.stats().logBytes).toBeLessThan(7 << 20)
+    expect(logBytes).toBeGreaterThan(3 << 20)
+    expect(metadata.stats().logBytes).toBeLessThan(5 << 20)
     const sessions = metadata
       .image()
       .edges()
