@@ -35,6 +35,6 @@ export interface ReplicaEvents {
   failed(error: unknown): void
   /** More of its log is durable. */
   durable(): void
-  /** As a leader: the watermark may have moved. */
+  /** As a leader: the watermark may have moved, or the log's start. */
   watermark(): void
 }

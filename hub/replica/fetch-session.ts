@@ -50,6 +50,8 @@ export interface FetchSession {
   take(frame: FetchFrame): { changed: FetchEntry[]; forgotten: FetchEntry[] }
   /** There is something at the offset that an entry asks for. */
   ready(entry: FetchEntry, inSync: boolean): void
+  /** An entry whose turn it was found no room: it is the first in the next frame. */
+  again(entry: FetchEntry): void
   /** An entry is to be told other numbers, when there is time. */
   tell(entry: FetchEntry): void
   hasReady(): boolean
@@ -144,6 +146,10 @@ export function createFetchSession(keyOf: (topicId: string, partition: number) =
       entry.queued = true
       if (inSync) urgent.push(entry)
       else behind.push(entry)
+    },
+    again: entry => {
+      entry.queued = true
+      urgent.unshift(entry)
     },
     tell: entry => void telling.add(entry),
     hasReady: () => urgent.length + behind.length > 0,

@@ -10,19 +10,20 @@ export interface GivenSnapshot {
   bytes: Uint8Array
 }
 
-/** Batches for a follower, and the hub time of the newest of them where it is known. */
+/** Batches for a follower, and the hub time of the newest of them. */
 export interface GivenBatches extends ReadResult {
-  hubTimeMs: number | null
+  hubTimeMs: number
 }
 
-/** Reads what is durable, committed or not. Rejects as Log.read. */
+/** Reads what is durable, committed or not. Where their hub time is not known they are as new as can be. Rejects as Log.read. */
 export async function readForFollower(
   { log }: ReplicaStore,
   offset: number,
   maxBytes: number,
+  nowMs: number,
 ): Promise<GivenBatches> {
   const result = await log.read(offset, maxBytes)
-  const hubTimeMs = await log.hubTimeAt(result.nextOffset - 1)
+  const hubTimeMs = (await log.hubTimeAt(result.nextOffset - 1)) ?? nowMs
   return { ...result, hubTimeMs }
 }
 

@@ -383,8 +383,10 @@ export class Partition implements Leading {
 
   /** See followers.ts; nothing where there is no log. */
   async readForFollower(offset: number, maxBytes: number): Promise<GivenBatches> {
-    if (this.#store !== null) return readForFollower(this.#store, offset, maxBytes)
-    return { batches: NO_BYTES, nextOffset: offset, hubTimeMs: null }
+    if (this.#store !== null) {
+      return readForFollower(this.#store, offset, maxBytes, this.#context.hubTimeMs())
+    }
+    return { batches: NO_BYTES, nextOffset: offset, hubTimeMs: 0 }
   }
 
   /** See followers.ts. Rejects with `not_available` where there is none. */
@@ -416,7 +418,9 @@ export class Partition implements Leading {
     if (before === null) return
     if (lookAfter(before, retentionTimeMs)) await this.snapshot(0)
     const after = this.#upkept()
-    if (after !== null) await deleteOld(after, retentionTimeMs)
+    if (after === null) return
+    await deleteOld(after, retentionTimeMs)
+    if (this.#leader !== null) this.#context.events.watermark()
   }
 
   #upkept(): Upkept | null {

@@ -18,6 +18,8 @@ import type { GapWriter } from './gaps.ts'
  * partitions cost nothing. Those with a log are open from the start on.
  */
 
+/** Logs of partitions; others are the node's own. */
+const LOG_FOLDER = 't'
 /** After which a partition whose log could not be opened is tried again. */
 const OPEN_RETRY_MS = 5 * SECOND_MS
 /** Partitions opened, or maintained, at once. */
@@ -33,7 +35,7 @@ export interface PartitionTable {
   /** Takes over altered settings. */
   configure(topic: Topic): void
   /** Removes what the topic has on disk. */
-  remove(topic: Topic): Promise<void>
+  remove(topic: Pick<Topic, 'topicId' | 'name'>): Promise<void>
   /** Those with a log. */
   open(): Iterable<Partition>
   counters(topicId: string): TopicCounters
@@ -42,8 +44,12 @@ export interface PartitionTable {
   assign(topicId: string, partition: number, role: Role): void
   /** The partition has no place here any more: removes what there is of it. */
   drop(topicId: string, partition: number): Promise<void>
-  /** Every replica that was touched or assigned. */
-  held(): Iterable<Held>
+  /** Whether there is a replica of it here, or a log of one. */
+  isHere(topicId: string, partition: number): boolean
+  /** All of which there is. */
+  places(): { topicId: string; partition: number }[]
+  /** The replica whose log has this name; null where there is none. */
+  heldAt(key: string): Held | null
   /** Tells what becomes of replicas; one watcher. */
   watch(watcher: HeldWatcher): void
 }
@@ -250,7 +256,16 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
       })
       return told(work, { log: key })
     },
-    held: () => slots.values(),
+    isHere: (topicId, number) => {
+      const key = logNameOf(topicId, number)
+      return slots.has(key) || onDisk.has(key)
+    },
+    places: () =>
+      [...new Set([...slots.keys(), ...onDisk])].flatMap(key => {
+        const [folder, topicId, number] = key.split('/')
+        return folder === LOG_FOLDER && topicId !== undefined ? [{ topicId, partition: Number(number) }] : []
+      }),
+    heldAt: key => slots.get(key) ?? null,
     watch: next => {
       watcher = next
     },
@@ -258,7 +273,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
 }
 
 function logNameOf(topicId: string, partition: number | ''): string {
-  return `t/${topicId}/${partition}`
+  return `${LOG_FOLDER}/${topicId}/${partition}`
 }
 
 function notHere(topic: Topic, partition: number): TributaryError {

@@ -103,7 +103,10 @@ export interface PeerService {
  * `Peers.onLink`; as a leader it serves those who dialled it.
  */
 export interface Replication {
-  /** The node dialled this one: what it fetches over that link. `reply` queues a frame there; at most FETCH_WINDOW of them are not taken. */
+  /**
+   * The node dialled this one: what it fetches over that link. `reply` encodes and queues a frame there before it returns, for the buffers
+   * of its batches are used again; at most FETCH_WINDOW frames are not taken.
+   */
   serve(nodeId: number, reply: (frame: FetchedFrame) => void): FetchService
   /** A frame of the leader `nodeId`, come over the link dialled to it. */
   fetched(nodeId: number, frame: FetchedFrame): void
