@@ -55,8 +55,10 @@ export interface ClusterNode {
   lifecycle: Lifecycle
   /** Other nodes are served from now on. */
   serve(service: NodeService): void
-  /** Makes the node part of the cluster's life: it registers and tells that it lives. Resolves when that is applied here. */
-  register(): Promise<void>
+  /** Registers the node; resolves with its incarnation when that is applied here, and with it all that was committed before. */
+  register(): Promise<number>
+  /** Its partitions are open: it tells that it lives, and is given what to lead. */
+  begin(): void
   close(): Promise<void>
 }
 
@@ -157,8 +159,8 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
       failed,
     })
     const times = { heartbeatMs: cluster.heartbeatMs, sessionTimeoutMs: cluster.sessionTimeoutMs }
-    const { incarnation } = lifecycle
-    const tasks = createDuties({ env, log, nodeId, incarnation, clusterId, settings, times, metadata: made })
+    const { livingAs } = lifecycle
+    const tasks = createDuties({ env, log, nodeId, livingAs, clusterId, settings, times, metadata: made })
     duties = tasks
     const known = followAddresses(made, peers, configured, nodeId)
     made.onFailed(failed)
@@ -181,8 +183,8 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
         service = given
         late.serve(given.replication)
       },
-      register: async () => {
-        await lifecycle.register({
+      register: () =>
+        lifecycle.register({
           nodeId,
           directoryId: storage.seatId(),
           peerAddress: ownPeerAddress(config, configured),
@@ -190,7 +192,9 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
           rack: cluster.rack,
           software: `tributary ${VERSION}`,
           lostData: storage.lostData(),
-        })
+        }),
+      begin: () => {
+        lifecycle.begin()
         tasks.kick()
       },
       close: async () => {

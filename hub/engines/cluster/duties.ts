@@ -48,8 +48,8 @@ export interface DutiesContext {
   env: Pick<Env, 'clock' | 'rng'>
   log: Logger
   nodeId: number
-  /** Of this process, null before it is registered. */
-  incarnation(): number | null
+  /** The incarnation of this process, null while it does not live as a node. */
+  livingAs(): number | null
   clusterId: string
   settings: ControllerSettings
   times: LivenessSettings
@@ -156,7 +156,7 @@ export function createDuties(context: DutiesContext): Duties {
     const { liveness } = reign
     const nowMs = clock.monotonicMs()
     const image = metadata.image()
-    const incarnation = context.incarnation()
+    const incarnation = context.livingAs()
     const appliedIndex = metadata.appliedIndex()
     if (incarnation !== null) liveness.heard({ nodeId, incarnation, appliedIndex }, appliedIndex, nowMs)
     const { fence, unfence } = liveness.judge(image, nowMs)

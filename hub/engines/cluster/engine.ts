@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { assert } from '../../../common/assert.ts'
 import { utf8Text } from '../../../common/bytes.ts'
 import type { HubConfig } from '../../../common/config-hub.ts'
 import type { Disk, Env, Link } from '../../../common/env.ts'
@@ -13,12 +14,14 @@ import type { ControllerSettings } from '../../controller/controller.ts'
 import { DEAD_TOPIC, GAPS_TOPIC } from '../../controller/names.ts'
 import type { Ports, Topic } from '../../ports.ts'
 import { createHubTime } from '../../replica/hub-time.ts'
+import type { Role } from '../../replica/role.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
 import { createCalls } from './calls.ts'
 import type { ClusterNode } from './cluster-node.ts'
 import { openClusterNode } from './cluster-node.ts'
 import { createFleet } from './fleet.ts'
 import { createGapWriter } from './gaps.ts'
+import type { Lifecycle } from './lifecycle.ts'
 import { createLogs } from './logs.ts'
 import { startMaintenance } from './maintenance.ts'
 import type { MetadataStats, QuorumMetadata } from './metadata.ts'
@@ -33,10 +36,10 @@ import {
 import type { PeerAccess } from './peers/context.ts'
 import { openQuorumStorage } from './quorum/storage.ts'
 import { engineReadings } from './readings.ts'
+import { roleIn, startReplication } from './replication.ts'
 import { createRoutes } from './routes.ts'
 import { createTails } from './tails.ts'
 import { createTopics } from './topics.ts'
-import type { Replication } from './types.ts'
 
 /** Damage told of, so that it is told once. */
 const DAMAGE_LOG = '__damage_told'
@@ -162,12 +165,29 @@ async function openOver(
   const { metadata, clusterId, lifecycle } = node
   // Who votes alone has all of the metadata at hand; others learn it when they register.
   if (metadata.isAlone()) await whenTrue(metadata, failure, () => metadata.activeTerm() !== null)
+  // From here on the metadata is as it was when this node came, or later.
+  await node.register()
+  const { peers } = node
+  const { replicaLagMaxMs, reassignBytesPerSecond } = config.cluster
+  const replication = startReplication({
+    clock,
+    nodeId,
+    incarnation: registeredAs(lifecycle),
+    metadata,
+    peers,
+    partitions,
+    replicaLagMaxMs,
+    reassignBytesPerSecond,
+    log,
+  })
   const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
   const gaps = createGapWriter(told, clock, log)
   const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())
   const maxBatchBytes = config.limits.maxFrameBytes
   const topicNow = (topicId: string): Topic | undefined => metadata.image().topicById(topicId)
-  const tableContext = { env, dataDir, gaps, hubTime, maxBatchBytes, topic: topicNow, log }
+  const role = (topicId: string, partition: number): Role | null =>
+    roleIn(metadata.image(), topicId, partition, nodeId, lifecycle.incarnation())
+  const tableContext = { env, dataDir, gaps, hubTime, maxBatchBytes, topic: topicNow, log, role }
   const partitions = createPartitionTable(tableContext)
   tellRecovery(dataDir, log)
   await openExisting(dataDir, metadata, partitions, log)
@@ -176,32 +196,32 @@ async function openOver(
     if (wasDeleted) await removeSnapshots(env.disk, dataDir.path, topicId)
   }
 
-  await node.register()
-  if (metadata.isAlone()) await whenTrue(metadata, failure, () => isSettled(node))
-  const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
-  if (gapsTopic !== undefined) await partitions.use(gapsTopic, 0, async open => gaps.open(open))
-
   const topics = createTopics(metadata, partitions)
   const fleet = createFleet({ env, metadata, partitions, log })
-  const { peers } = node
   const routes = createRoutes({ clock, nodeId, metadata, peers, partitions })
   const tails = createTails({ clock, routes, peers })
   const logs = createLogs({ clock, metadata, partitions, routes, tails, peers })
   const answer = createCalls({ clock, partitions, routes, presences: () => [], tellGaps: async () => {} })
   node.serve({
     call: (_, call) => {
-      if (call.c !== 'controller' && call.c !== 'producer-snapshot' && call.c !== 'stretch')
-        return answer(call)
+      if (call.c === 'producer-snapshot' || call.c === 'stretch') return replication.answer(call)
+      if (call.c !== 'controller') return answer(call)
       return Promise.reject(new TributaryError('not_available', `this node does not answer ${call.c}`))
     },
-    replication: NO_REPLICATION,
+    replication,
   })
+  node.begin()
+  if (metadata.isAlone()) await whenTrue(metadata, failure, () => isSettled(node))
+  const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
+  if (gapsTopic !== undefined && metadata.isAlone())
+    await partitions.use(gapsTopic, 0, async open => gaps.open(open))
   const maintenance = startMaintenance(env, hubTime, partitions, log)
   let closing: Promise<void> | null = null
 
   async function close(): Promise<void> {
     await maintenance.stop()
     routes.close()
+    replication.close()
     await eachAtMost(MAX_OPENING_AT_ONCE, [...partitions.open()], async partition => {
       await partition
         .snapshot(SNAPSHOT_AT_CLOSE_BYTES)
@@ -288,10 +308,10 @@ function failureOf(dataDir: DataDir) {
   }
 }
 
-/** Partitions have one replica. */
-const NO_REPLICATION: Replication = {
-  serve: () => ({ fetch: () => {}, close: () => {} }),
-  fetched: () => {},
+function registeredAs(lifecycle: Lifecycle): number {
+  const incarnation = lifecycle.incarnation()
+  assert(incarnation !== null, 'a node that registered has no incarnation')
+  return incarnation
 }
 
 /** Resolves when it is so, which only changes of the metadata make it. Rejects where the node fails. */
@@ -359,9 +379,8 @@ async function openExisting(
       return
     }
     const partition = Number(number)
-    if (partitions.peek(topicId, partition) !== null) return
     try {
-      await partitions.use(topic, partition, async () => undefined)
+      await partitions.openStored(topicId, partition)
     } catch (error) {
       log.error({ topic: topic.name, partition, reason: messageOf(error) }, 'a partition could not be opened')
     }

@@ -34,10 +34,12 @@ export interface LifecycleContext {
 }
 
 export interface Lifecycle {
-  /** Registers, as often as it takes; resolves when that is applied here. Rejects where it is refused for good, or `leave` came. */
-  register(registration: RegisterNode): Promise<void>
-  /** Of this process, null before it is registered. */
-  incarnation(): number | null
+  /** Registers, as often as it takes; resolves with the incarnation when that is applied here. Rejects where it is refused for good, or `leave` came. */
+  register(registration: RegisterNode): Promise<number>
+  /** From now on it tells that it lives, and is given what to lead. */
+  begin(): void
+  /** Of this process, null before it tells that it lives. */
+  livingAs(): number | null
   /** Why the node can't serve, or null. */
   notReadyReason(): string | null
   /** Moves what this node leads to others, as far as they are there in a bounded time; resolves in any case. */
@@ -48,18 +50,18 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
   const { clock, log, metadata, peers, nodeId } = context
   let incarnation: number | null = null
   let timer: Timer | null = null
+  let living = false
   let leaving = false
   let controllerLostMs: number | null = null
 
-  async function register(registration: RegisterNode): Promise<void> {
+  async function register(registration: RegisterNode): Promise<number> {
     let told = ''
     while (!leaving) {
       try {
         const given = await metadata.submit('register-node', registration)
         incarnation = given.incarnation
         checkRegistration()
-        beat()
-        return
+        return given.incarnation
       } catch (error) {
         if (!isTributaryError(error) || !error.retriable) throw error
         const reason = messageOf(error)
@@ -91,14 +93,14 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
 
   function beat(): void {
     stopBeating()
-    if (incarnation === null || leaving) return
+    if (!living || leaving) return
     tell()
     timer = clock.setTimer(beat, isLive() ? context.heartbeatMs : HURRIED_HEARTBEAT_MS)
   }
 
   function tell(): void {
     const to = metadata.controllerId()
-    if (to === null || to === nodeId || incarnation === null) return
+    if (!living || leaving || to === null || to === nodeId || incarnation === null) return
     const appliedIndex = metadata.appliedIndex()
     peers.send(to, { t: 'node-heartbeat', nodeId, incarnation, appliedIndex })
   }
@@ -145,7 +147,11 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
   })
   return {
     register,
-    incarnation: () => incarnation,
+    begin: () => {
+      living = true
+      beat()
+    },
+    livingAs: () => (living && !leaving ? incarnation : null),
     notReadyReason: () => {
       if (leaving) return 'the node is leaving its cluster'
       if (incarnation === null) return 'the node is not registered in its cluster yet'
