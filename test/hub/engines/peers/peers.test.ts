@@ -282,10 +282,13 @@ describe('backpressure', () => {
     expect(await Promise.all([...reads, small])).toEqual(Array.from({ length: 26 }, () => 'done'))
 
     link?.hold('right')
-    const frame = { t: 'raft' as const, messages: [new Uint8Array(MIB)] }
+    const piece = { message: new Uint8Array(1), position: 0, sizeBytes: 20 * MIB, bytes: new Uint8Array(MIB) }
+    const frame = { t: 'snapshot-chunk' as const, ...piece }
     let sent = 0
     while (sent < 20 && a.peers.send(2, frame)) sent++
     expect(sent).toBeLessThan(8)
+    // Signs of life pass all the same.
+    expect(a.peers.send(2, { t: 'raft', messages: [] })).toBe(true)
     expect(a.peers.isUp(2)).toBe(true)
     link?.release('right')
     await until(() => a.changes.some(([, change]) => change === 'roomy'), 'room')
