@@ -1,5 +1,6 @@
 import type { Disk, DiskFile, OpenMode, Rng } from '../common/env.ts'
 import { TributaryError } from '../common/errors.ts'
+import { seededRng } from './fake-clock.ts'
 
 /** A change to a file that is in the page cache and not yet on the disk. */
 type Change = { kind: 'write'; position: number; bytes: Uint8Array } | { kind: 'truncate'; sizeBytes: number }
@@ -58,6 +59,14 @@ export interface FakeDiskOptions {
   rng: Rng
   capacityBytes?: number
   tearing?: Tearing
+}
+
+/** On a disk of no more than this room is scarce from the start: what finds none is refused at once, not after some more was acked. */
+export const SMALL_DISK_BYTES = 32 * 1024 * 1024
+
+/** A disk of SMALL_DISK_BYTES. */
+export function smallDisk(seed = 1): FakeDisk {
+  return new FakeDisk({ rng: seededRng(seed), capacityBytes: SMALL_DISK_BYTES })
 }
 
 const SECTOR_BYTES = 512

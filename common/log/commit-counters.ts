@@ -17,6 +17,7 @@ export function newCommitCounters(): CommitCounters {
     diskFullRejections: 0,
     throttledRejections: 0,
     checkpoints: 0,
+    segmentWaits: 0,
     backgroundFailures: 0,
   }
 }

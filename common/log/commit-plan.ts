@@ -232,11 +232,6 @@ export function rejectAll(turns: readonly Turn[], error: TributaryError): void {
   for (const turn of turns) for (const item of turn.items) item.reject(error)
 }
 
-/** Bytes of batches in the turns. */
-export function waitingBytes(turns: readonly Turn[]): number {
-  return turns.reduce((total, turn) => total + turn.dataBytes, 0)
-}
-
 /**
  * Takes the offsets of `out` back and gives `left` new ones, from the durable ends of the logs on. Returns the number of
  * appends in `out`.

@@ -1,39 +1,31 @@
 import { assert } from '../assert.ts'
 import type { Clock, Disk, Timer } from '../env.ts'
-import { isDiskFull, messageOf, TributaryError } from '../errors.ts'
+import { messageOf, TributaryError } from '../errors.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { Checkpointer } from './checkpointer.ts'
 import { newCommitCounters } from './commit-counters.ts'
 import type { DataItem, FactItem, Turn } from './commit-plan.ts'
-import {
-  entryCost,
-  journalEntries,
-  mayUseReserve,
-  planWrites,
-  rejectAll,
-  stampAgain,
-  unplan,
-  waitingBytes,
-} from './commit-plan.ts'
+import { journalEntries, mayUseReserve, planWrites, rejectAll, stampAgain, unplan } from './commit-plan.ts'
 import type { FilePool } from './files.ts'
 import type { IndexCache } from './index-cache.ts'
 import type { Journal } from './journal.ts'
-import { ENTRY_BYTES, JOURNAL_BLOCK_BYTES } from './journal-format.ts'
-import { MAX_LOG_NAME_BYTES } from './paths.ts'
 import type { Reserve } from './reserve.ts'
+import { Room } from './room.ts'
+import { SegmentWriter, writeSegment } from './segment-writer.ts'
 import type { Segment, SegmentedLog, SegmentWrite } from './segmented-log.ts'
 import { indexLags, removeSegment, saveMeta } from './segmented-log.ts'
 import type { TailCache } from './tail-cache.ts'
+import { TurnQueue } from './turn-queue.ts'
 import { eachAtMost } from './work.ts'
 
-/** One commit gathers up to this much, so that a long queue is acked in steps; one turn may be larger. */
-const MAX_COMMIT_BYTES = 8 * 1024 * 1024
-/** A commit of so much waits no longer for company: more of it would save no writes to the disk worth the wait. */
-const WORTH_COMMITTING_BYTES = 64 * 1024
 /** Appends waiting for their commit; beyond it `append` rejects with `throttled`. */
 const MAX_PENDING_BYTES = 128 * 1024 * 1024
-/** Segment writes under way at once: the thread pool has other users. */
+/** Segment writes that a commit waits for under way at once: the thread pool has other users. */
 const MAX_WRITES_AT_ONCE = 16
+/** What is durable in the journal is written to the segments from so many bytes on, at the latest some time later. */
+const WRITE_FROM_BYTES = 128 * 1024
+/** So much may be in the journal and in memory alone; beyond it commits wait for the segments. */
+const MAX_UNWRITTEN_BYTES = 8 * 1024 * 1024
 
 export interface CommitterOptions {
   directory: string
@@ -52,19 +44,16 @@ export interface CommitterOptions {
 }
 
 /**
- * Group commit. Turns queue up; a commit takes those that are there, writes their batches to the segments without
- * sync, then to the journal with one fdatasync, then acks. Only one commit is under way at a time, so what a valid
- * later commit follows was durable: that is how recovery tells damage from a torn tail.
+ * Group commit. Turns queue up; a commit takes those that are there, writes their batches to the journal in one synced
+ * write, then acks; their segments are written later, without sync. Where the disk has little room left they are written
+ * before, so that nothing is acked that would find none. Only one commit is under way at a time, so what a valid later
+ * commit follows was durable: that is how recovery tells damage from a torn tail.
  */
 export class Committer {
   readonly #options: CommitterOptions
   readonly #maxPendingBytes: number
-  readonly #maxCommitBytes: number
   readonly counters = newCommitCounters()
-  #turns: Turn[] = []
-  #openTurn: Turn | undefined
-  #collectors: (() => void)[] = []
-  #collectorsSinceMs = 0
+  readonly #queue: TurnQueue
   #running: Promise<void> | undefined
   #hurry: (() => void) | undefined
   #hurried = false
@@ -72,6 +61,9 @@ export class Committer {
   #onFailed: ((error: TributaryError) => void) | undefined
   #closed = false
   readonly #checkpointer: Checkpointer
+  readonly #room: Room
+  readonly #writer: SegmentWriter
+  readonly #maxUnwrittenBytes: number
   /** The checkpoint that frees the idle half: false where the disk was full. */
   #checkpoint: Promise<boolean> = Promise.resolve(true)
   /** Index and sidecar writes that nothing waits for but the end. */
@@ -80,8 +72,19 @@ export class Committer {
   constructor(options: CommitterOptions) {
     this.#options = options
     this.#maxPendingBytes = options.maxPendingBytes ?? MAX_PENDING_BYTES
-    this.#maxCommitBytes = Math.min(MAX_COMMIT_BYTES, Math.floor(options.journalBytes / 2))
+    this.#queue = new TurnQueue(options.clock, this.counters, options.journalBytes)
+    this.#maxUnwrittenBytes = Math.min(MAX_UNWRITTEN_BYTES, Math.floor(options.journalBytes / 2))
     options.files.onSyncError(error => this.fail(error))
+    this.#room = new Room(options.disk, options.clock, options.directory)
+    this.#writer = new SegmentWriter({
+      clock: options.clock,
+      files: options.files,
+      fromBytes: Math.min(WRITE_FROM_BYTES, Math.floor(options.journalBytes / 16)),
+      touched: (path, folder) => this.touched(path, folder),
+      filed: write => this.#filed(write),
+      full: () => this.#room.wasFull(),
+      failed: error => this.fail(error),
+    })
     this.#checkpointer = new Checkpointer(options, {
       written: () => this.counters.checkpoints++,
       failed: error => this.fail(error),
@@ -111,7 +114,7 @@ export class Committer {
     const refusal = this.refusal()
     if (refusal !== undefined) throw refusal
     // A turn that has begun is let finish, or half of it would be in a commit and half refused.
-    if (this.#openTurn === undefined && this.counters.pendingBytes + dataBytes > this.#maxPendingBytes) {
+    if (!this.#queue.isOpen() && this.counters.pendingBytes + dataBytes > this.#maxPendingBytes) {
       this.counters.throttledRejections++
       throw new TributaryError(
         'throttled',
@@ -124,53 +127,15 @@ export class Committer {
   enqueue(item: DataItem | FactItem, alone = false): void {
     const refusal = this.refusal()
     if (refusal !== undefined) throw refusal
-    const dataBytes = item.kind === 'data' ? item.bytes.length : 0
-    const costBytes = dataBytes + (item.kind === 'data' ? entryCost(item.log) : ENTRY_AT_MOST)
-    const turn = this.#turn(alone)
-    const limit = this.#options.journalBytes - 2 * JOURNAL_BLOCK_BYTES
-    if (turn.costBytes + costBytes > limit) {
-      // Alone it fits a later commit; what fits none never will.
-      throw new TributaryError(
-        costBytes > limit ? 'limit_exceeded' : 'throttled',
-        `appends of one turn take ${turn.costBytes + costBytes} bytes, a commit holds ${limit}: append less at once or raise journalBytes`,
-      )
-    }
-    turn.items.push(item)
-    turn.costBytes += costBytes
-    turn.dataBytes += dataBytes
-    if (item.kind === 'data') {
-      this.counters.pendingAppends++
-      this.counters.pendingBytes += dataBytes
-      if (this.#hurry !== undefined && this.#isWorthwhile()) this.hurry()
-    }
+    this.#queue.add(item, alone)
+    if (this.#hurry !== undefined && this.#queue.isWorthwhile()) this.hurry()
     this.#wake()
-  }
-
-  #turn(alone: boolean): Turn {
-    if (this.#openTurn !== undefined && !alone) return this.#openTurn
-    const arrivedMs = this.#options.clock.monotonicMs()
-    const turn: Turn = { items: [], costBytes: 0, dataBytes: 0, alone, arrivedMs }
-    this.#turns.push(turn)
-    if (alone) {
-      this.#openTurn = undefined
-      return turn
-    }
-    this.#openTurn = turn
-    queueMicrotask(() => {
-      if (this.#openTurn === turn) this.#openTurn = undefined
-    })
-    return turn
   }
 
   collectAtNextCommit(collect: () => void): void {
     if (this.refusal() !== undefined) return
-    if (this.#collectors.length === 0) this.#collectorsSinceMs = this.#options.clock.monotonicMs()
-    this.#collectors.push(collect)
+    this.#queue.collectLater(collect)
     this.#wake()
-  }
-
-  #isWorthwhile(): boolean {
-    return waitingBytes(this.#turns) >= Math.min(WORTH_COMMITTING_BYTES, this.#maxCommitBytes)
   }
 
   /** Ends the wait for company. */
@@ -193,14 +158,15 @@ export class Committer {
   }
 
   #hasWork(): boolean {
-    return this.#failure === undefined && (this.#turns.length > 0 || this.#collectors.length > 0)
+    return this.#failure === undefined && !this.#queue.isEmpty()
   }
 
   async #run(): Promise<void> {
     const { clock } = this.#options
     await new Promise<void>(resolve => clock.soon(resolve))
     while (this.#hasWork()) {
-      await this.#waitForCompany()
+      if (this.#options.commitMs > 0) await this.#waitForCompany()
+      this.#hurried = false
       if (this.#failure !== undefined) return
       try {
         await this.#commit()
@@ -212,116 +178,111 @@ export class Committer {
 
   async #waitForCompany(): Promise<void> {
     const { clock, commitMs } = this.#options
-    const sinceMs = this.#turns[0]?.arrivedMs ?? this.#collectorsSinceMs
-    const waitMs = this.#hurried || this.#isWorthwhile() ? 0 : sinceMs + commitMs - clock.monotonicMs()
-    if (commitMs > 0 && waitMs > 0) {
-      let timer: Timer | undefined
-      await new Promise<void>(resolve => {
-        this.#hurry = resolve
-        // Somebody waits for this commit: the process must not end under it for want of other work.
-        timer = clock.setTimer(resolve, waitMs, true)
-      })
-      this.#hurry = undefined
-      timer?.cancel()
-    }
-    this.#hurried = false
-  }
-
-  #collect(): void {
-    const collectors = this.#collectors
-    this.#collectors = []
-    for (const collect of collectors) {
-      // Each collector's appends are a turn of their own.
-      this.#openTurn = undefined
-      try {
-        collect()
-      } catch (error) {
-        this.fail(error)
-      }
-    }
-    this.#openTurn = undefined
-  }
-
-  #gather(): Turn[] {
-    const turns: Turn[] = []
-    let costBytes = 0
-    for (const turn of this.#turns) {
-      if (turns.length > 0 && (turn.alone || costBytes + turn.costBytes > this.#maxCommitBytes)) break
-      turns.push(turn)
-      costBytes += turn.costBytes
-      if (turn.alone) break
-    }
-    this.#turns.splice(0, turns.length)
-    return turns
+    const waitMs = this.#queue.sinceMs() + commitMs - clock.monotonicMs()
+    if (this.#hurried || this.#queue.isWorthwhile() || waitMs <= 0) return
+    let timer: Timer | undefined
+    await new Promise<void>(resolve => {
+      this.#hurry = resolve
+      // Somebody waits for this commit: the process must not end under it for want of other work.
+      timer = clock.setTimer(resolve, waitMs, true)
+    })
+    this.#hurry = undefined
+    timer?.cancel()
   }
 
   async #commit(): Promise<void> {
-    this.#collect()
-    let turns = this.#gather()
-    let writes: SegmentWrite[] | undefined
+    this.#queue.collect(error => this.fail(error))
+    const turns = this.#queue.gather()
+    let bytes = 0
+    for (const turn of turns) bytes += turn.dataBytes
     try {
-      writes = planWrites(turns)
-      const written = await this.#writeSegments(writes)
-      if (!written) {
-        await this.#undo(writes)
-        const left = turns.filter(mayUseReserve)
-        this.#refuseFull(
-          turns.filter(turn => !mayUseReserve(turn)),
-          left,
-        )
-        if (left.length > 0) await this.#options.reserve.giveUp()
-        turns = left
-        writes = planWrites(turns)
-        if (turns.length > 0 && !(await this.#writeSegments(writes))) {
-          await this.#undo(writes)
-          this.#refuseFull(turns, [])
-          return
-        }
-      }
-      if (!(await this.#writeJournal(turns, writes))) return
+      if (this.#room.spend(bytes) && !this.#writer.isFull()) await this.#commitThenWrite(turns)
+      else await this.#writeThenCommit(turns)
     } catch (error) {
       this.counters.commitFailures++
-      const failure = this.fail(error)
-      rejectAll(turns, failure)
-      return
-    }
-    try {
-      await this.#finish(turns, writes)
-    } catch (error) {
       rejectAll(turns, this.fail(error))
     }
   }
 
+  /** The way of all commits while there is room on the disk. */
+  async #commitThenWrite(turns: readonly Turn[]): Promise<void> {
+    const writes = planWrites(turns)
+    if (!(await this.#writeJournal(turns, writes))) {
+      unplan(writes)
+      this.#refuseFull(turns, [])
+      return
+    }
+    await this.#finish(turns, writes, true)
+    if (this.#writer.bytes() <= this.#maxUnwrittenBytes) return
+    this.counters.segmentWaits++
+    await this.#writer.settle()
+  }
+
+  /** Where room is scarce, segments are written first: what finds none is refused, what is acked has its place. */
+  async #writeThenCommit(all: readonly Turn[]): Promise<void> {
+    let turns = all
+    if (!(await this.#settleOrGiveUp())) {
+      turns = all.filter(turn => turn.dataBytes === 0)
+      this.#refuseFull(
+        all.filter(turn => turn.dataBytes > 0),
+        turns,
+      )
+    }
+    let writes = planWrites(turns)
+    if (!(await this.#writeSegments(writes))) {
+      await this.#undo(writes)
+      const left = turns.filter(mayUseReserve)
+      this.#refuseFull(
+        turns.filter(turn => !mayUseReserve(turn)),
+        left,
+      )
+      if (left.length > 0) await this.#options.reserve.giveUp()
+      turns = left
+      writes = planWrites(turns)
+      if (turns.length > 0 && !(await this.#writeSegments(writes))) {
+        await this.#undo(writes)
+        this.#refuseFull(turns, [])
+        return
+      }
+    }
+    if (!(await this.#writeJournal(turns, writes))) {
+      await this.#undo(writes)
+      this.#refuseFull(turns, [])
+      return
+    }
+    await this.#finish(turns, writes, false)
+  }
+
+  /** Brings what was acked to the segments, into the reserve if need be; false where the disk has no room even so. */
+  async #settleOrGiveUp(): Promise<boolean> {
+    const { reserve } = this.#options
+    for (const free of [null, () => reserve.yieldSome(this.#writer.bytes()), () => reserve.giveUp()]) {
+      await free?.()
+      if (await this.#writer.settle()) return true
+      if (this.#failure !== undefined) throw this.#failure
+    }
+    return false
+  }
+
   /** False where the disk is full. */
   async #writeSegments(writes: readonly SegmentWrite[]): Promise<boolean> {
-    const { files } = this.#options
+    const writing = {
+      files: this.#options.files,
+      touched: (path: string | undefined, folder: string | undefined) => this.touched(path, folder),
+    }
     let full = false
     await eachAtMost(MAX_WRITES_AT_ONCE, writes, async write => {
-      try {
-        const sealed = write.isNew ? write.log.before(write.segment) : undefined
-        // What an earlier process cut off it may be in memory alone, and from here on no checkpoint says where it ends.
-        if (sealed !== undefined) await files.distrust(`${sealed.path}.log`)
-        this.touched(sealed?.path, undefined)
-        await files.write(`${write.segment.path}.log`, file => file.writev(write.buffers, write.position))
-      } catch (error) {
-        if (!isDiskFull(error)) throw error
-        full = true
-      }
+      if (!(await writeSegment(write, writing))) full = true
     })
-    for (const write of writes) this.touched(write.segment.path, write.isNew ? write.log.folder : undefined)
     return !full
   }
 
-  /** True when the commit is durable; false where it was refused because the disk is full. */
+  /** True when the commit is durable; false where the disk has no room for the checkpoint that must come before. */
   async #writeJournal(turns: readonly Turn[], writes: readonly SegmentWrite[]): Promise<boolean> {
     const { journal } = this.#options
     const { entries, payload, payloadBytes } = journalEntries(turns, writes)
     if (entries.length === 0) return true
-    if (!journal.fits(entries, payloadBytes) && !(await this.#switchHalf())) {
-      await this.#undo(writes)
-      this.#refuseFull(turns, [])
-      return false
-    }
+    if (!journal.fits(entries, payloadBytes) && !(await this.#switchHalf())) return false
     await journal.commit(entries, payload, payloadBytes)
     this.counters.commits++
     this.counters.committedBytes += payloadBytes
@@ -332,6 +293,8 @@ export class Committer {
   async #switchHalf(): Promise<boolean> {
     const { journal } = this.#options
     const freed = await this.#checkpoint
+    // The checkpoint says that the segments hold all that was committed.
+    if (!(await this.#settleOrGiveUp())) return false
     // A sync that failed must not be tried again: the second try succeeds without having written anything.
     if (this.#failure !== undefined) throw this.#failure
     if (!freed) {
@@ -353,19 +316,17 @@ export class Committer {
    * append in its log must not be taken. What stays is stamped again, from the durable ends on.
    */
   #refuseFull(refused: readonly Turn[], kept: readonly Turn[]): void {
-    const { directory } = this.#options
-    const error = new TributaryError(
-      'disk_full',
-      `no space left for ${directory}: free some or lower retention`,
-    )
-    const waiting = this.#turns
-    this.#turns = waiting.filter(mayUseReserve)
-    this.#openTurn = undefined
-    const out = [...refused, ...waiting.filter(turn => !mayUseReserve(turn))]
-    const left = [...kept, ...this.#turns]
-    this.counters.diskFullRejections += stampAgain(out, left)
-    this.#forgetPending(out)
+    const error = this.#fullError()
+    const waiting = this.#queue.takeOut(turn => !mayUseReserve(turn))
+    const out = [...refused, ...waiting.taken]
+    this.counters.diskFullRejections += stampAgain(out, [...kept, ...waiting.left])
+    this.#queue.settled(out)
     rejectAll(out, error)
+  }
+
+  #fullError(): TributaryError {
+    const { directory } = this.#options
+    return new TributaryError('disk_full', `no space left for ${directory}: free some or lower retention`)
   }
 
   async #undo(writes: readonly SegmentWrite[]): Promise<void> {
@@ -378,38 +339,51 @@ export class Committer {
     }
   }
 
-  #forgetPending(turns: readonly Turn[]): void {
-    for (const turn of turns) {
-      this.counters.pendingBytes -= turn.dataBytes
-      for (const item of turn.items) if (item.kind === 'data') this.counters.pendingAppends--
-    }
-  }
-
-  async #finish(turns: readonly Turn[], writes: readonly SegmentWrite[]): Promise<void> {
-    const changed = new Set<SegmentedLog>()
+  /** Acks. `unwritten`: the segments hold nothing of it yet. */
+  async #finish(turns: readonly Turn[], writes: readonly SegmentWrite[], unwritten: boolean): Promise<void> {
     for (const write of writes) {
       write.log.committed(write)
-      changed.add(write.log)
-      this.#maintainIndexes(write)
+      if (!unwritten) this.#filed(write)
     }
-    this.#forgetPending(turns)
-    for (const turn of turns) {
-      for (const item of turn.items) {
-        if (item.kind === 'data') {
-          const { firstOffset, endOffset, bytes, log } = item
-          this.#options.tailCache.add(log.tail, { firstOffset, endOffset, bytes })
-          item.resolve({ baseOffset: firstOffset, lastOffset: endOffset - 1 })
-        } else {
-          await item.after()
-          item.resolve()
-        }
+    let facts = false
+    for (const { items } of turns) {
+      for (const item of items) {
+        if (item.kind === 'data') this.#remember(item, unwritten)
+        else if (item.entry !== undefined) facts = true
       }
     }
-    for (const log of changed) log.listener?.(log.durableEndOffset)
+    this.#queue.settled(turns)
+    // Facts cut and remove segments.
+    if (facts) await this.#writer.pause()
+    try {
+      if (unwritten) this.#writer.add(writes)
+      for (const { items } of turns) {
+        for (const item of items) {
+          if (item.kind === 'data') {
+            item.resolve({ baseOffset: item.firstOffset, lastOffset: item.endOffset - 1 })
+          } else {
+            await item.after()
+            item.resolve()
+          }
+        }
+      }
+    } finally {
+      if (facts) this.#writer.resume()
+    }
+    // Once for each log: where the commit began a segment, the last of its writes.
+    for (const { log, endOffset } of writes) if (endOffset === log.durableEndOffset) log.listener?.(endOffset)
   }
 
-  #maintainIndexes(write: SegmentWrite): void {
+  /** What is acked can be read from here on. */
+  #remember({ log, firstOffset, endOffset, bytes }: DataItem, unwritten: boolean): void {
+    const chunk = { firstOffset, endOffset, bytes }
+    this.#options.tailCache.add(log.tail, chunk)
+    if (unwritten) log.keepUnwritten(chunk)
+  }
+
+  #filed(write: SegmentWrite): void {
     const { log, segment } = write
+    log.filed(write)
     if (write.isNew) {
       const sealed = log.before(segment)
       if (sealed !== undefined) this.#seal(log, sealed)
@@ -450,13 +424,21 @@ export class Committer {
       { cause },
     )
     this.#failure = failure
-    const waiting = this.#turns
-    this.#turns = []
-    this.#collectors = []
-    rejectAll(waiting, failure)
+    rejectAll(this.#queue.clear(), failure)
     this.#hurry?.()
     this.#onFailed?.(failure)
     return failure
+  }
+
+  /** Brings what is durable to the segments. Rejects with `disk_full` where there is no room for it. */
+  async settle(): Promise<void> {
+    if (await this.#writer.settle()) return
+    throw this.#failure ?? this.#fullError()
+  }
+
+  /** These segments go: what waits to be written to them need not be. Called in a fact's `after`. */
+  forget(segments: readonly Segment[]): void {
+    this.#writer.forget(segments)
   }
 
   /** Resolves when what was queued in the background so far is done. */
@@ -467,21 +449,21 @@ export class Committer {
   /** Takes what collectors still hold, refuses new appends and waits for the rest. */
   async drain(): Promise<void> {
     assert(!this.#closed, 'closed twice')
-    this.#collect()
+    this.#queue.collect(error => this.fail(error))
     this.#closed = true
     while (this.#running !== undefined) {
       this.hurry()
       await this.#running
     }
+    // Where it fails, or the disk is full, the stop is not a clean one: the journal has what the segments lack.
+    if (this.#failure === undefined) await this.#settleOrGiveUp().catch(() => false)
+    this.#writer.close()
     await this.#checkpoint
     await this.#background
   }
 
   /** After `drain`: everything in the segments, so that nothing need be recovered. */
   async checkpointClean(): Promise<void> {
-    if (this.#failure === undefined) await this.#writeCheckpoint(true)
+    if (this.#failure === undefined && this.#writer.bytes() === 0) await this.#writeCheckpoint(true)
   }
 }
-
-/** Journal bytes of a fact at most: an entry with the longest name. */
-const ENTRY_AT_MOST = ENTRY_BYTES + MAX_LOG_NAME_BYTES

@@ -35,6 +35,7 @@ export async function cutAfter(log: SegmentedLog, offset: number, deps: CutDeps)
     committer.enqueue({ kind: 'fact', entry: undefined, after: () => {}, resolve, reject })
     committer.hurry()
   })
+  await committer.settle()
   const place = await cutPlace(log, offset, deps)
   // An entry behind the one that deletes the log would bring it back at the next start.
   if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
@@ -87,8 +88,7 @@ async function applyCut(log: SegmentedLog, place: CutPlace, deps: CutDeps): Prom
   const keep = place.segment === undefined ? 0 : log.segments.indexOf(place.segment) + 1
   const gone = log.segments.slice(keep)
   log.segments = log.segments.slice(0, keep)
-  log.endOffset = place.offset
-  log.durableEndOffset = place.offset
+  log.endAt(place.offset)
   log.damage = log.damage.filter(damage => damage.fromOffset < place.offset)
   const { segment } = place
   for (const old of gone) deps.indexes.forget(old)
@@ -118,8 +118,8 @@ async function applyRestart(log: SegmentedLog, offset: number, deps: CutDeps): P
   tailCache.clear(log.tail)
   log.segments = []
   log.startOffset = offset
-  log.endOffset = offset
-  log.durableEndOffset = offset
+  log.endAt(offset)
+  committer.forget(gone)
   log.damage = []
   log.isolated.clear()
   log.rollNext = false

@@ -382,6 +382,7 @@ class OpenDataDir implements DataDir {
       () => {
         this.#removing.add(name)
         this.#logs.delete(name)
+        this.#committer.forget(log.segments)
         this.#context.tailCache.clear(log.tail)
       },
       true,

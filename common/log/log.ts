@@ -164,7 +164,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
     },
     bytesBefore: offset => {
       let total = 0
-      for (const segment of droppable(log, offset)) total += segment.sizeBytes
+      for (const segment of droppable(log, offset)) total += segment.writtenBytes
       return total
     },
     onDurable: listener => {
@@ -177,6 +177,8 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
     const gone = droppable(target, target.startOffset)
     if (gone.length === 0) return
     target.segments = target.segments.slice(gone.length)
+    committer.forget(gone)
+    target.forgetUnwritten(target.segments[0]?.baseOffset ?? target.filedEndOffset)
     for (const segment of gone) deps.indexes.forget(segment)
     if (target.segments.length === 0) deps.tailCache.clear(target.tail)
     committer.inBackground(async () => {
@@ -210,7 +212,7 @@ function retentionView(
 ): { endOffset: number; sizeBytes: number; newestTimeMs: number | undefined }[] {
   return log.segments.map((segment, at) => ({
     endOffset: log.segments[at + 1]?.baseOffset ?? log.durableEndOffset,
-    sizeBytes: segment.sizeBytes,
+    sizeBytes: segment.writtenBytes,
     // Without its sidecar a segment is at most as old as the next one's first append.
     newestTimeMs: segment.lastTimeMs ?? log.segments[at + 1]?.firstTimeMs,
   }))

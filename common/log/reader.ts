@@ -46,8 +46,13 @@ export async function readLog(
     }
     const limit = Math.min(limitOffset, log.durableEndOffset)
     if (offset >= limit) return { batches: NOTHING, nextOffset: offset }
-    const warm = readTail(log.tail, offset, maxBytes, limit)
+    const warm = readTail(log.tail, chunkHolding(log.tail, offset), { offset, maxBytes, limit })
     if (warm !== undefined) return warm
+    if (offset >= log.filedEndOffset) {
+      const index = Math.max(log.unwritten.head, chunkHolding(log.unwritten, offset))
+      const unwritten = readTail(log.unwritten, index, { offset, maxBytes, limit })
+      if (unwritten !== undefined) return unwritten
+    }
     const { cuts } = log
     try {
       const cold = await readCold(log, offset, maxBytes, limit, deps)
@@ -59,9 +64,14 @@ export async function readLog(
   }
 }
 
-function readTail(tail: Tail, offset: number, maxBytes: number, limit: number): ReadResult | undefined {
-  let index = chunkHolding(tail, offset)
-  if (index < 0) return undefined
+/** Reads on from the chunk at `from`; undefined where there is none. */
+function readTail(
+  tail: Tail,
+  from: number,
+  { offset, maxBytes, limit }: Omit<Walk, 'segment'>,
+): ReadResult | undefined {
+  if (from < 0 || from >= tail.chunks.length) return undefined
+  let index = from
   const parts: Uint8Array[] = []
   let room = maxBytes
   let nextOffset = offset
@@ -184,6 +194,7 @@ async function readSegment(
 
 interface Walk {
   segment: Segment
+  /** Wanted first. */
   offset: number
   maxBytes: number
   limit: number
@@ -335,7 +346,7 @@ async function findDamage(
   reason: string,
 ): Promise<Damage> {
   const next = log.segments[log.segments.indexOf(segment) + 1]
-  const endOffset = next?.baseOffset ?? log.durableEndOffset
+  const endOffset = next?.baseOffset ?? segment.endOffset
   const good = await resync(file, position + 1, segment.sizeBytes, fromOffset, endOffset)
   const damage: Damage = {
     log: log.name,
@@ -358,6 +369,7 @@ export async function offsetForEventTime(
   timestampMs: number,
   deps: ReadDeps,
 ): Promise<number> {
+  const unwritten = log.unwritten.chunks.slice(log.unwritten.head)
   for (const segment of [...log.segments]) {
     if (segment.sizeBytes === 0) continue
     await loadMeta(segment, deps.disk)
@@ -382,5 +394,18 @@ export async function offsetForEventTime(
     if (bad !== undefined && found < 0) found = offset
     if (found >= 0) return Math.min(Math.max(found, log.startOffset), log.durableEndOffset)
   }
+  for (const chunk of unwritten) {
+    const found = chunk === undefined ? -1 : baseOfEventTime(chunk.bytes, timestampMs, log.startOffset)
+    if (found >= 0) return Math.min(Math.max(found, log.startOffset), log.durableEndOffset)
+  }
   return log.durableEndOffset
+}
+
+/** Base offset of the first batch with a record that late, -1 where there is none. */
+function baseOfEventTime(bytes: Uint8Array, timestampMs: number, startOffset: number): number {
+  for (let at = 0; at < bytes.length; at += readI32(bytes, at + 8) + 12) {
+    const lastOffset = readI64(bytes, at) + readI32(bytes, at + 23)
+    if (lastOffset >= startOffset && readI64(bytes, at + 35) >= timestampMs) return readI64(bytes, at)
+  }
+  return -1
 }

@@ -50,8 +50,7 @@ export async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog>
   const log = new SegmentedLog(plan.id, plan.name, folder, run.defaultOptions)
   log.created = true
   log.startOffset = plan.startOffset
-  log.endOffset = plan.endOffset
-  log.durableEndOffset = plan.endOffset
+  log.endAt(plan.endOffset)
   log.damage = plan.damage
   log.forgetDamageBelowStart()
   const segments = await openSegments(run, folder, bases)

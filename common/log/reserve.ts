@@ -36,6 +36,26 @@ export class Reserve {
     return this.#work
   }
 
+  /** Frees so much of it, rounded up, and keeps the rest. */
+  yieldSome(bytes: number): Promise<void> {
+    const left = Math.max(0, this.#sizeBytes - 2 * bytes - CHUNK_BYTES)
+    if (left === 0) return this.giveUp()
+    this.#work = this.#work.then(async () => {
+      if (this.#held) await this.#shrink(left)
+      this.#held = false
+    })
+    return this.#work
+  }
+
+  async #shrink(sizeBytes: number): Promise<void> {
+    const file = await this.#disk.open(this.#path, 'update')
+    try {
+      await file.truncate(sizeBytes)
+    } finally {
+      await file.close()
+    }
+  }
+
   /** Makes the file again in the background where it is missing and there is twice the room for it. */
   restoreSoon(): void {
     if (this.#held || this.#queued || this.#sizeBytes === 0) return

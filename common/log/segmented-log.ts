@@ -7,8 +7,8 @@ import type { IndexCache } from './index-cache.ts'
 import { SegmentIndex } from './indexes.ts'
 import { SEGMENT_SUFFIXES, segmentPath } from './paths.ts'
 import { headerOr, resync, scanBatches } from './scan.ts'
-import type { Tail } from './tail-cache.ts'
-import { emptyTail } from './tail-cache.ts'
+import type { Tail, TailChunk } from './tail-cache.ts'
+import { dropThrough, emptyTail } from './tail-cache.ts'
 import type { Damage, LogOptions } from './types.ts'
 
 /** Entries gathered before an open segment's index files are brought up to date. */
@@ -25,11 +25,11 @@ export interface Segment {
   baseOffset: number
   /** Without suffix. */
   path: string
-  /** Durable bytes. */
+  /** Durable bytes that its file holds. */
   sizeBytes: number
   /** Bytes written or about to be: where the next batch goes. */
   writtenBytes: number
-  /** One past its last durable offset. */
+  /** One past the last offset in `sizeBytes`. */
   endOffset: number
   /** Hub times of its first and last append; undefined where not known. */
   firstTimeMs: number | undefined
@@ -87,6 +87,10 @@ export class SegmentedLog {
   /** Damage that reads pass over; the rest they refuse. */
   isolated = new Set<Damage>()
   readonly tail: Tail = emptyTail()
+  /** What is durable in the journal and not in its segment yet: all from `filedEndOffset` to the durable end. */
+  readonly unwritten: Tail = emptyTail()
+  #unwrittenBytes = 0
+  filedEndOffset = 0
   /** Rises when offsets are cut, so that a read across it is done again. */
   cuts = 0
   rollNext = false
@@ -113,7 +117,7 @@ export class SegmentedLog {
   }
 
   sizeBytes(): number {
-    let total = 0
+    let total = this.#unwrittenBytes
     for (const segment of this.segments) total += segment.sizeBytes
     return total
   }
@@ -164,8 +168,37 @@ export class SegmentedLog {
     return { segment, isNew: true }
   }
 
-  /** A write that became durable: moves the ends and indexes the batches. */
+  /** It ends at `offset`, and its segments hold all of it. */
+  endAt(offset: number): void {
+    this.endOffset = offset
+    this.durableEndOffset = offset
+    this.forgetUnwritten(Number.POSITIVE_INFINITY)
+    this.filedEndOffset = offset
+  }
+
+  /** Keeps a chunk of a commit for reads until its segment holds it. */
+  keepUnwritten(chunk: TailChunk): void {
+    this.unwritten.chunks.push(chunk)
+    this.#unwrittenBytes += chunk.bytes.length
+  }
+
+  /** What lies below `offset` is in its segment, or gone. */
+  forgetUnwritten(offset: number): void {
+    this.filedEndOffset = Math.max(this.filedEndOffset, offset)
+    this.#unwrittenBytes -= dropThrough(this.unwritten, offset)
+  }
+
+  /** A write that became durable in the journal. */
   committed(write: SegmentWrite): void {
+    const { segment, appendTimeMs } = write
+    segment.firstTimeMs ??= appendTimeMs
+    if (segment.lastTimeMs === undefined || appendTimeMs > segment.lastTimeMs)
+      segment.lastTimeMs = appendTimeMs
+    this.durableEndOffset = write.endOffset
+  }
+
+  /** A committed write that its segment's file holds: batches are indexed. */
+  filed(write: SegmentWrite): void {
     const { segment } = write
     if (segment.readyIndex !== undefined) {
       let position = write.position
@@ -178,10 +211,7 @@ export class SegmentedLog {
     }
     segment.sizeBytes = write.position + write.length
     segment.endOffset = write.endOffset
-    segment.firstTimeMs ??= write.appendTimeMs
-    if (segment.lastTimeMs === undefined || write.appendTimeMs > segment.lastTimeMs)
-      segment.lastTimeMs = write.appendTimeMs
-    this.durableEndOffset = write.endOffset
+    this.forgetUnwritten(write.endOffset)
   }
 }
 
@@ -251,7 +281,7 @@ async function loadIndex(
   const loaded = await SegmentIndex.load(disk, segment.path, segment.sizeBytes)
   return files.use(`${segment.path}.log`, async file => {
     const index = (await agrees(loaded, segment, file)) ? loaded : new SegmentIndex()
-    await catchUp(index, segment, log, file)
+    await catchUp(index, segment, file)
     // The commit path adds to it from here on; nothing was awaited since the last pass found it complete.
     if (log.cuts === cuts && index.endPosition() >= segment.sizeBytes) {
       segment.readyIndex = index
@@ -272,12 +302,7 @@ async function agrees(index: SegmentIndex, segment: Segment, file: DiskFile): Pr
 }
 
 /** Scans what the index lacks, past damage, until nothing was committed during the last pass. */
-async function catchUp(
-  index: SegmentIndex,
-  segment: Segment,
-  log: SegmentedLog,
-  file: DiskFile,
-): Promise<void> {
+async function catchUp(index: SegmentIndex, segment: Segment, file: DiskFile): Promise<void> {
   const last = index.lastEntry()
   let position = last?.position ?? 0
   let offset = segment.baseOffset + (last?.relativeOffset ?? 0)
@@ -290,9 +315,7 @@ async function catchUp(
     position = result.position
     offset = result.offset
     if (result.bad === undefined) continue
-    const next = log.segments[log.segments.indexOf(segment) + 1]
-    const endOffset = next?.baseOffset ?? log.durableEndOffset
-    const good = await resync(file, position + 1, range.toPosition, offset, endOffset)
+    const good = await resync(file, position + 1, range.toPosition, offset, segment.endOffset)
     if (good === undefined) return
     position = good.position
     offset = good.offset

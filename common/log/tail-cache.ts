@@ -105,6 +105,22 @@ export class TailCache {
   }
 }
 
+/** Forgets the chunks that end at or below `offset`, of a tail that is in no cache; returns their bytes. */
+export function dropThrough(tail: Tail, offset: number): number {
+  const { chunks } = tail
+  let bytes = 0
+  for (let chunk = chunks[tail.head]; chunk !== undefined && chunk.endOffset <= offset; ) {
+    bytes += chunk.bytes.length
+    chunks[tail.head++] = undefined
+    chunk = chunks[tail.head]
+  }
+  if (tail.head === chunks.length || tail.head > 1024) {
+    tail.chunks = chunks.slice(tail.head)
+    tail.head = 0
+  }
+  return bytes
+}
+
 /** Index in `tail.chunks` of the one holding `offset`, or -1. */
 export function chunkHolding(tail: Tail, offset: number): number {
   let low = tail.head

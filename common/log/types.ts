@@ -208,6 +208,8 @@ export interface DataDirStats {
   /** Appends refused because too much was waiting. */
   throttledRejections: number
   checkpoints: number
+  /** Commits after which the next had to wait for the segments, so much was in the journal alone. */
+  segmentWaits: number
   /** Index files, sidecars and removals of old segments that failed: made good at the next start, but the disk may be sick. */
   backgroundFailures: number
   /** Memory of the indexes of closed segments, and how many made room for others. */

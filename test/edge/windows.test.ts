@@ -4,6 +4,7 @@ import { KIB, MIB } from '../../common/limits.ts'
 import { partitionForKey } from '../../common/murmur2.ts'
 import { freeableEnd } from '../../edge/ledger.ts'
 import { MAX_CONFLATED_KEYS, MAX_HELD_BYTES, MAX_THINNED_KEYS } from '../../edge/windows.ts'
+import { SMALL_DISK_BYTES } from '../fake-disk.ts'
 import { seededRng } from '../rng.ts'
 import type { PolicyStage } from './policy-stage.ts'
 import { createPolicyStage } from './policy-stage.ts'
@@ -72,6 +73,7 @@ describe('thin', () => {
 
   test('a reading whose commit failed does not count as the one that passed', async () => {
     const stage = newStage()
+    stage.disk.setCapacity(SMALL_DISK_BYTES)
     await stage.open(THIN)
     await appendAll(stage, ['b1'])
     stage.disk.setCapacity(stage.disk.usedBytes())
@@ -262,6 +264,7 @@ describe('conflate', () => {
 
   test('a window that ends on a full disk waits for room, and is appended once', async () => {
     const stage = newStage()
+    stage.disk.setCapacity(SMALL_DISK_BYTES)
     await stage.open(CONFLATE)
     const readings = Array.from({ length: 40 }, (_, at) => `k${at}`)
     await stage.during(Promise.all(readings.map(id => stage.append(id, id, { bytes: 2 * KIB }))))

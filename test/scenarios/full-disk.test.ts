@@ -5,8 +5,8 @@ import { connectAsync } from 'mqtt'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { KIB, MIB } from '../../common/limits.ts'
 import { connectRaw } from '../edge/mqtt/harness.ts'
-import { FakeDisk } from '../fake-disk.ts'
-import { seededRng } from '../rng.ts'
+import type { FakeDisk } from '../fake-disk.ts'
+import { smallDisk } from '../fake-disk.ts'
 import type { Stage } from './stage.ts'
 import { createStage, eventually, mqttPort, rawEdge, statusOf, urlOf, valuesOf } from './stage.ts'
 
@@ -14,7 +14,7 @@ let stage: Stage
 let disk: FakeDisk
 beforeEach(() => {
   stage = createStage()
-  disk = new FakeDisk({ rng: seededRng(5) })
+  disk = smallDisk(5)
 })
 afterEach(() => stage.end())
 

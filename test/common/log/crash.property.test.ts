@@ -27,13 +27,20 @@ const crash = {
   during: fc.boolean(),
 }
 
+/** Time enough for nothing, for segments to be written, for free space to be asked for again. */
+const pass = {
+  op: fc.constant('pass' as const),
+  turns: fc.nat(4),
+  ms: fc.constantFrom(0, 0, 60, 2_000),
+}
+
 const step = fc.oneof(
   {
     weight: 8,
     arbitrary: fc.record({ op: fc.constant('append' as const), which, size: fc.nat(6000), keys }),
   },
   { weight: 3, arbitrary: fc.record(replica) },
-  { weight: 3, arbitrary: fc.record({ op: fc.constant('pass' as const), turns: fc.nat(4) }) },
+  { weight: 3, arbitrary: fc.record(pass) },
   { weight: 2, arbitrary: fc.record({ op: fc.constant('settle' as const) }) },
   {
     weight: 2,
@@ -54,6 +61,7 @@ const step = fc.oneof(
       room: fc.nat(6000),
       size: fc.nat(3000),
       count: fc.nat(6),
+      crash: fc.boolean(),
     }),
   },
   { weight: 1, arbitrary: fc.record({ op: fc.constant('reopen' as const) }) },
@@ -72,7 +80,7 @@ const followerStep = fc.oneof(
     arbitrary: fc.record({ op: fc.constant('burst' as const), count: fc.nat(30), size: fc.nat(3000) }),
   },
   { weight: 3, arbitrary: fc.record({ op: fc.constant('settle' as const) }) },
-  { weight: 2, arbitrary: fc.record({ op: fc.constant('pass' as const), turns: fc.nat(4) }) },
+  { weight: 2, arbitrary: fc.record(pass) },
   { weight: 2, arbitrary: fc.record({ op: fc.constant('check' as const) }) },
   { weight: 3, arbitrary: fc.record(crash) },
   { weight: 1, arbitrary: fc.record({ op: fc.constant('reopen' as const) }) },
@@ -111,6 +119,7 @@ async function run(model: Model, next: Step): Promise<void> {
       }
       break
     case 'pass':
+      model.clock.advance(next.ms)
       await model.pass(next.turns)
       break
     case 'settle':
@@ -144,6 +153,8 @@ async function run(model: Model, next: Step): Promise<void> {
       for (let at = 0; at < next.count; at++) model.appendTurn([at], next.size, at % 2 === 0 ? [at] : [])
       model.appendTurn([1], next.size, [], true)
       await model.settle()
+      await model.compare()
+      if (next.crash) await reopen(model, 'crash', 0)
       model.disk.setCapacity(Number.POSITIVE_INFINITY)
       break
     case 'check':

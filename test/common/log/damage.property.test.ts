@@ -47,8 +47,8 @@ interface Range {
 }
 
 /**
- * Bytes where damage can't be told (decision 001): leader epochs, and of the journal's last commit what nothing else
- * vouches for: its table, and after a power cut, which may take the segments' copy, its payload.
+ * Bytes where damage can't be told (decision 001): leader epochs, and the journal's last commit, which nothing else
+ * vouches for where the segments do not have it yet, or lost it.
  */
 function blindSpots(disk: FakeDisk, stop: 'clean' | 'kill' | 'crash'): Range[] {
   const spots: Range[] = []
@@ -72,7 +72,7 @@ function blindSpots(disk: FakeDisk, stop: 'clean' | 'kill' | 'crash'): Range[] {
         path,
         number: info.number,
         from: at,
-        to: at + info.tableBytes + (stop === 'crash' ? info.payloadBytes : 0),
+        to: at + info.tableBytes + info.payloadBytes,
       }
     }
   }
@@ -120,8 +120,8 @@ describe('flipped bits', () => {
               assert.ok(log !== undefined)
               const damage = model.dir?.recovery.damage ?? []
               const told: Stretch[] = damage.filter(found => found.log === name)
-              // A commit lost from the journal is told as such: nobody knows what it held if the segments lost it too.
-              const lostCommit = damage.some(found => found.log === '') && stop === 'crash'
+              // A commit lost from the journal is told as such: nobody knows what it held if the segments lack it too.
+              const lostCommit = damage.some(found => found.log === '')
               if (lostCommit) told.push({ fromOffset: 0, toOffset: Number.MAX_SAFE_INTEGER })
               const found = await readPastDamage(log, told)
               damaged += told.length

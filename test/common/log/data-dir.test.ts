@@ -11,7 +11,7 @@ import type { TributaryError } from '../../../common/errors.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { DataDir, DataDirOptions, Log } from '../../../common/log/types.ts'
 import { FakeClock, seededRng } from '../../fake-clock.ts'
-import { FakeDisk } from '../../fake-disk.ts'
+import { FakeDisk, smallDisk } from '../../fake-disk.ts'
 import { DIR_OPTIONS, DIRECTORY, LOG_OPTIONS, readAll } from './model.ts'
 
 /** The sentences of DESIGN.md, "The log", one by one. */
@@ -202,7 +202,7 @@ describe('append', () => {
 
 describe('a full disk', () => {
   test('fails the append and cuts it; the log goes on when there is room', async () => {
-    const { disk, log } = await world({ reserveBytes: 0 })
+    const { disk, log } = await world({ reserveBytes: 0 }, smallDisk())
     await log.append(batch('before'))
     const size = log.sizeBytes()
     disk.setCapacity(disk.usedBytes() + 100)
@@ -214,7 +214,7 @@ describe('a full disk', () => {
   })
 
   test('leaves the reserve to appends that may use it', async () => {
-    const { disk, dir, log } = await world()
+    const { disk, dir, log } = await world({}, smallDisk())
     const state = await dir.openState('state', 1 << 20)
     await turns(20)
     disk.setCapacity(disk.usedBytes())
@@ -244,7 +244,7 @@ describe('opening', () => {
   })
 
   test('cuts a torn tail, keeps it aside and tells', async () => {
-    const { disk, log } = await world()
+    const { disk, log } = await world({}, smallDisk())
     await log.append(batch('acked'))
     disk.holdSyncs()
     log.append(batch('torn'.repeat(100))).catch(() => {})
@@ -306,8 +306,10 @@ describe('opening', () => {
 
 describe('segments', () => {
   test('roll by size and age, and go by retention with their newest hub time', async () => {
-    const { disk, log, dir } = await world()
+    const { disk, log, dir, clock } = await world()
     for (let at = 0; at < 10; at++) await log.append(batch('x'.repeat(3000)), { appendTimeMs: 1000 * at })
+    clock.advance(100)
+    await turns(20)
     const names = await disk.list(`${DIRECTORY}/logs/a/0`)
     expect(names.filter(name => name.endsWith('.log')).length).toBeGreaterThan(4)
     log.configure({ ...LOG_OPTIONS, retentionMs: 4000 })
@@ -440,7 +442,7 @@ describe('a StateLog', () => {
   })
 
   test('takes back a put that was not made durable', async () => {
-    const { disk, dir } = await world({ reserveBytes: 0 })
+    const { disk, dir } = await world({ reserveBytes: 0 }, smallDisk())
     const state = await dir.openState('state', 40_000)
     await state.put([{ key: 'k', value: utf8('kept') }])
     disk.setCapacity(disk.usedBytes())

@@ -6,7 +6,7 @@ import { concat, utf8, writeI64 } from '../../../common/bytes.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { DataDir, DataDirOptions, Log, LogOptions } from '../../../common/log/types.ts'
 import { FakeClock, seededRng } from '../../fake-clock.ts'
-import { FakeDisk } from '../../fake-disk.ts'
+import { FakeDisk, smallDisk } from '../../fake-disk.ts'
 import { DIR_OPTIONS, DIRECTORY, LOG_OPTIONS } from './model.ts'
 
 /** What a follower does with its log: batches as the leader stamped them, and starting over. */
@@ -113,7 +113,7 @@ describe('appendReplica', () => {
 
   test('refused on a full disk it leaves the bytes to be appended again', async () => {
     const bytes = await leaderBytes()
-    const { disk, dir, log } = await world()
+    const { disk, dir, log } = await world(smallDisk())
     const state = await dir.openState('state', 1 << 20)
     disk.setCapacity(disk.usedBytes())
     const mine = Uint8Array.from(bytes)

@@ -5,7 +5,7 @@ import type { DiskFile, OpenMode } from '../../../common/env.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { DataDir, DataDirOptions, Log } from '../../../common/log/types.ts'
 import { FakeClock, seededRng } from '../../fake-clock.ts'
-import { FakeDisk } from '../../fake-disk.ts'
+import { FakeDisk, SMALL_DISK_BYTES } from '../../fake-disk.ts'
 import { DIR_OPTIONS, DIRECTORY, LOG_OPTIONS, readAll } from './model.ts'
 
 /** What a disk may do beside losing what was not synced: refuse late, refuse by quota, refuse what nobody waits for. */
@@ -57,7 +57,7 @@ describe('a sick disk', () => {
   })
 
   test('that is over a quota is full, and no more', async () => {
-    const disk = new SickDisk({ rng: seededRng(1) })
+    const disk = new SickDisk({ rng: seededRng(1), capacityBytes: SMALL_DISK_BYTES })
     let over = false
     disk.sickness = (path, file) => ({
       writev: (buffers, position) =>
@@ -88,7 +88,7 @@ describe('a sick disk', () => {
 describe('what a full disk took back', () => {
   /** One batch, a second that is refused half written, and nothing synced of its removal. */
   async function refused(seed: number): Promise<{ disk: FakeDisk; log: Log }> {
-    const disk = new FakeDisk({ rng: seededRng(seed), tearing: 'none' })
+    const disk = new FakeDisk({ rng: seededRng(seed), tearing: 'none', capacityBytes: SMALL_DISK_BYTES })
     const first = await open(disk, { reserveBytes: 0 })
     await first.log.append(batch('first'))
     await first.dir.close()

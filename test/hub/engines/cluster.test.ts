@@ -4,6 +4,7 @@ import { encodeCbor } from '../../../common/cbor.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import { METADATA_LOG } from '../../../hub/engines/cluster/quorum/storage.ts'
 import type { Gap } from '../../../hub/ports.ts'
+import { smallDisk } from '../../fake-disk.ts'
 import { plainOf, runOf, testRun } from '../replica/batches.ts'
 import { codeOf } from '../replica/harness.ts'
 import { attach, environment, hello, restart, start, storage, values } from './stage.ts'
@@ -122,7 +123,7 @@ describe('the cluster engine', () => {
   })
 
   it('goes on after a full disk, metadata included', async () => {
-    const hub = await start()
+    const hub = await start(environment(smallDisk()))
     const topic = await hub.topics.create({ name: 'a', partitions: 1 })
     await hub.logs.append(topic.topicId, 0, plainOf(['x']), 'all')
     hub.env.disk.setCapacity(hub.env.disk.usedBytes() + 10)

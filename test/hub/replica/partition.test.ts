@@ -15,6 +15,7 @@ import type { Partition } from '../../../hub/replica/partition.ts'
 import { encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { Producers } from '../../../hub/replica/producers.ts'
 import { FakeClock } from '../../fake-clock.ts'
+import { smallDisk } from '../../fake-disk.ts'
 import { plainOf, runOf, testRun } from './batches.ts'
 import { codeOf, openOn } from './harness.ts'
 
@@ -115,7 +116,7 @@ describe('appends', () => {
   })
 
   it('on a full disk fail, leave no trace and go on when there is room', async () => {
-    const { disk, partition, log } = await openOn()
+    const { disk, partition, log } = await openOn({ disk: smallDisk() })
     await partition.startRun(id, { run: P, prev: null, reason: 'first' })
     await partition.appendLane(id, runOf(P, 0, 2))
     disk.setCapacity(disk.usedBytes() + 100)
@@ -130,7 +131,7 @@ describe('appends', () => {
   })
 
   it('on a full disk let a gap through by the reserve, judged after what failed before it', async () => {
-    const { disk, partition, gaps } = await openOn()
+    const { disk, partition, gaps } = await openOn({ disk: smallDisk() })
     await partition.startRun(id, { run: P, prev: null, reason: 'first' })
     disk.setCapacity(disk.usedBytes() + 100)
     const data = codeOf(partition.appendLane(id, runOf(P, 0, 50)))

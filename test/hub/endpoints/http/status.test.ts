@@ -53,6 +53,7 @@ describe('what the hub says of itself', () => {
       diskFullRejections: 3,
       throttledRejections: 0,
       checkpoints: 1,
+      segmentWaits: 0,
       backgroundFailures: 0,
       indexBytes: 0,
       indexesEvicted: 0,

@@ -7,6 +7,7 @@ import type { Log, LogOptions } from '../../../../common/log/types.ts'
 import type { MetadataRecord } from '../../../../hub/controller/records.ts'
 import { decodeRecords, encodeRecord } from '../../../../hub/controller/records.ts'
 import { METADATA_LOG } from '../../../../hub/engines/cluster/quorum/storage.ts'
+import { SMALL_DISK_BYTES } from '../../../fake-disk.ts'
 import { codeOf } from '../../replica/harness.ts'
 import { environment, storage } from '../stage.ts'
 import { connect, edgesOf, QuorumStage } from './stage.ts'
@@ -85,6 +86,7 @@ describe('a sole voter', () => {
   })
 
   it('refuses what the disk has no room for, forgets what was judged upon it, and goes on', async () => {
+    stage.node(1).disk.setCapacity(SMALL_DISK_BYTES)
     const metadata = await stage.lead()
     await connect(metadata, 'a')
     const { disk } = stage.node(1)
