@@ -38,7 +38,9 @@ export interface Lifecycle {
   register(registration: RegisterNode): Promise<number>
   /** From now on it tells that it lives, and is given what to lead. */
   begin(): void
-  /** Of this process, null before it tells that it lives. */
+  /** Of this process, null before it is registered. */
+  incarnation(): number | null
+  /** The same while it tells that it lives, else null. */
   livingAs(): number | null
   /** Why the node can't serve, or null. */
   notReadyReason(): string | null
@@ -151,6 +153,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
       living = true
       beat()
     },
+    incarnation: () => incarnation,
     livingAs: () => (living && !leaving ? incarnation : null),
     notReadyReason: () => {
       if (leaving) return 'the node is leaving its cluster'
