@@ -10,7 +10,7 @@ import type { PartitionState } from './types.ts'
 /** What operators ask for about partitions. */
 
 /** Leaders moved by one request: each move interrupts its partition for a moment. */
-export const MAX_LEADERS_MOVED = 1_000
+const MAX_LEADERS_MOVED = 1_000
 
 /**
  * New places for all partitions of a topic, spread anew with few moves; an asked-for replication is the topic's from then on. Answers

@@ -86,7 +86,7 @@ export function placePartitions(
   return lists.map((replicas, index) => firstPlace(image, topic.topicId, from + index, replicas))
 }
 
-/** A partition that begins on these nodes, all of them in sync as far as they are alive. */
+/** A partition that begins on these nodes, empty or, on one node, with what is there: so all of them are in sync. */
 export function firstPlace(
   image: Image,
   topicId: string,
@@ -94,14 +94,13 @@ export function firstPlace(
   replicas: readonly number[],
 ): ImageRecord {
   const nodes = viewOf(image)
-  const live = replicas.filter(nodes.live)
-  const leader = live[0] ?? null
+  const leader = replicas.find(nodes.live) ?? null
   return {
     type: 'partition_changed',
     topicId,
     partition,
     replicas,
-    isr: live.length === 0 ? replicas : live,
+    isr: replicas,
     adding: [],
     removing: [],
     leader,

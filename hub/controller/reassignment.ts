@@ -2,6 +2,7 @@ import type { NodesView } from './election.ts'
 import { changed, ledBy, settle } from './election.ts'
 import type { PartitionChanged } from './partition-records.ts'
 import { targetOf } from './places.ts'
+import { isMoving } from './todo.ts'
 import type { PartitionState } from './types.ts'
 import { requiredInSyncOf } from './types.ts'
 
@@ -49,7 +50,7 @@ export function completeReassignment(
 export function leadPreferred(state: PartitionState, nodes: NodesView): PartitionChanged | null {
   const [first] = state.replicas
   if (first === undefined || first === state.leader || state.leader === null) return null
-  if (state.adding.length > 0 || state.removing.length > 0) return null
+  if (isMoving(state)) return null
   if (!state.isr.includes(first) || !nodes.live(first) || nodes.draining(first)) return null
   return ledBy(state, first, nodes)
 }

@@ -155,7 +155,9 @@ export function encodeRecords(records: readonly MetadataRecord[]): Uint8Array {
  */
 export function decodeRecords(bytes: Uint8Array): MetadataRecord[] {
   const value = readCbor(bytes)
-  return (Array.isArray(value) ? value : [value]).flatMap((item): MetadataRecord[] => {
+  const items = Array.isArray(value) ? value : [value]
+  if (items.length === 0) throw new TributaryError('corrupt_log', 'a metadata entry is empty')
+  return items.flatMap((item): MetadataRecord[] => {
     const record = checked(item)
     return record.type === 'partitions_changed' ? unpackStates(record) : [record]
   })

@@ -187,13 +187,16 @@ export function createModel() {
     if (chosen !== undefined) act(chosen.process, chosen.state)
   }
 
-  /** A process of the node that follows this leader. */
-  function followerOf(state: PartitionState, nodeId: number): Process | undefined {
+  /**
+   * The process of the node that follows the leader, of the incarnation that the leader knows of: what another one has is in another
+   * directory, or may be gone.
+   */
+  function followerOf(leader: Process, state: PartitionState, nodeId: number): Process | undefined {
+    const incarnation = leader.view.node(nodeId)?.incarnation
     return processes.find(process => {
       const own = process.view.partition(state.topicId, state.partition)
-      return (
-        process.nodeId === nodeId && own?.leaderEpoch === state.leaderEpoch && own.leader === state.leader
-      )
+      const follows = own?.leaderEpoch === state.leaderEpoch && own.leader === state.leader
+      return process.nodeId === nodeId && process.incarnation === incarnation && follows
     })
   }
 
@@ -205,7 +208,7 @@ export function createModel() {
     const members = new Set([...state.isr, ...(process.pending.get(keyOf(state))?.isr ?? [])])
     const directories = [process.directoryId]
     for (const nodeId of members) {
-      const follower = nodeId === process.nodeId ? process : followerOf(state, nodeId)
+      const follower = nodeId === process.nodeId ? process : followerOf(process, state, nodeId)
       if (follower === undefined) return
       directories.push(follower.directoryId)
     }
@@ -226,7 +229,7 @@ export function createModel() {
     for (const nodeId of state.replicas) {
       const self = nodeId === process.nodeId
       if (!self && ((mask >> nodeId) & 1) === 0) continue
-      const follower = self ? process : followerOf(state, nodeId)
+      const follower = self ? process : followerOf(process, state, nodeId)
       if (follower === undefined) continue
       held.set(follower.directoryId, held.get(process.directoryId) ?? 0)
       isr.push({ nodeId, incarnation: follower.incarnation })

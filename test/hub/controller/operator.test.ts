@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { must } from '../../../common/assert.ts'
+import { viewOf } from '../../../hub/controller/election.ts'
+import { beginReassignment, completeReassignment } from '../../../hub/controller/reassignment.ts'
 import type { Stage } from './stage.ts'
 import { codeOf, createStage, SETTINGS } from './stage.ts'
 
@@ -102,6 +104,22 @@ describe('a topic reassigned', () => {
     stage.settleDown()
     expect(placesOf(stage, 't').map(list => list.length)).toEqual([1, 1])
     for (const partition of [0, 1]) expect(stage.at('t', partition).leader).not.toBeNull()
+  })
+
+  it('is done when all that came are in sync, and not before', () => {
+    const { at, call, start, image, propose, commit } = nodes(1)
+    call('create-topic', { name: 't', partitions: 1 })
+    start(2)
+    const adding = must(beginReassignment(at('t'), [2, 1], viewOf(image)), 'nothing to reassign')
+    commit([adding])
+    expect(at('t')).toMatchObject({ replicas: [2, 1], adding: [2], isr: [1], leader: 1 })
+    expect(completeReassignment(at('t'), viewOf(image), null)).toBeNull()
+    propose('t', [1, 2])
+    expect(completeReassignment(at('t'), viewOf(image), null)).toMatchObject({
+      adding: [],
+      isr: [2, 1],
+      leader: 1,
+    })
   })
 
   it('is refused for what can’t be', () => {

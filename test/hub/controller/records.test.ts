@@ -80,7 +80,7 @@ function only(bytes: Uint8Array): MetadataRecord {
 
 function codeOf(bytes: Uint8Array): string {
   try {
-    only(bytes)
+    decodeRecords(bytes)
   } catch (error) {
     if (isTributaryError(error)) return error.code
     throw error
@@ -141,6 +141,7 @@ describe('metadata records', () => {
   it('that make no sense are called corrupt', () => {
     expect(codeOf(encodeCbor({ type: 'producer_ids', next: 'x', v: 1 }))).toBe('corrupt_log')
     expect(codeOf(encodeCbor([1]))).toBe('corrupt_log')
+    expect(codeOf(encodeCbor([]))).toBe('corrupt_log')
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 40 }), bytes => {
         expect(['corrupt_log', 'directory_newer_format']).toContain(codeOf(bytes))
