@@ -15,7 +15,7 @@ import type { EpochEnd } from './leader-epochs.ts'
 import { createLeaderEpochs, parting } from './leader-epochs.ts'
 import { tellKnownDamage } from './log-access.ts'
 import type { Role } from './role.ts'
-import { epochOf, notLeading } from './role.ts'
+import { epochOf, notLeading, UNASSIGNED } from './role.ts'
 import type { SnapshotKeeper } from './snapshot-keeper.ts'
 import { createSnapshotKeeper } from './snapshot-keeper.ts'
 import type { ReplicaStore } from './store.ts'
@@ -456,7 +456,6 @@ export class Partition implements Leading {
   }
 }
 
-const UNASSIGNED: Role = { kind: 'idle', leader: null, leaderEpoch: -1 }
 const NO_BYTES = new Uint8Array(0)
 
 function asError(error: unknown, name: string): TributaryError {

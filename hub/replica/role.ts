@@ -9,6 +9,9 @@ export type Role =
   /** Without a leader, or led under an epoch that was granted to an earlier process of this node. */
   | { kind: 'idle'; leader: number | null; leaderEpoch: number }
 
+/** Before anything is known. */
+export const UNASSIGNED: Role = { kind: 'idle', leader: null, leaderEpoch: -1 }
+
 /** The leader epoch of a role. */
 export function epochOf(role: Role): number {
   return role.kind === 'leader' ? role.seats.leaderEpoch : role.leaderEpoch

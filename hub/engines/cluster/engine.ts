@@ -1,5 +1,4 @@
 import type { Logger } from 'pino'
-import { assert } from '../../../common/assert.ts'
 import { utf8Text } from '../../../common/bytes.ts'
 import type { HubConfig } from '../../../common/config-hub.ts'
 import type { Disk, Env, Link } from '../../../common/env.ts'
@@ -21,7 +20,6 @@ import type { ClusterNode } from './cluster-node.ts'
 import { openClusterNode } from './cluster-node.ts'
 import { createFleet } from './fleet.ts'
 import { createGapWriter } from './gaps.ts'
-import type { Lifecycle } from './lifecycle.ts'
 import { createLogs } from './logs.ts'
 import { startMaintenance } from './maintenance.ts'
 import type { MetadataStats, QuorumMetadata } from './metadata.ts'
@@ -166,27 +164,14 @@ async function openOver(
   // Who votes alone has all of the metadata at hand; others learn it when they register.
   if (metadata.isAlone()) await whenTrue(metadata, failure, () => metadata.activeTerm() !== null)
   // From here on the metadata is as it was when this node came, or later.
-  await node.register()
-  const { peers } = node
-  const { replicaLagMaxMs, reassignBytesPerSecond } = config.cluster
-  const replication = startReplication({
-    clock,
-    nodeId,
-    incarnation: registeredAs(lifecycle),
-    metadata,
-    peers,
-    partitions,
-    replicaLagMaxMs,
-    reassignBytesPerSecond,
-    log,
-  })
+  const incarnation = await node.register()
   const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
   const gaps = createGapWriter(told, clock, log)
   const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())
   const maxBatchBytes = config.limits.maxFrameBytes
   const topicNow = (topicId: string): Topic | undefined => metadata.image().topicById(topicId)
   const role = (topicId: string, partition: number): Role | null =>
-    roleIn(metadata.image(), topicId, partition, nodeId, lifecycle.incarnation())
+    roleIn(metadata.image(), topicId, partition, nodeId, incarnation)
   const tableContext = { env, dataDir, gaps, hubTime, maxBatchBytes, topic: topicNow, log, role }
   const partitions = createPartitionTable(tableContext)
   tellRecovery(dataDir, log)
@@ -196,6 +181,19 @@ async function openOver(
     if (wasDeleted) await removeSnapshots(env.disk, dataDir.path, topicId)
   }
 
+  const { peers } = node
+  const { replicaLagMaxMs, reassignBytesPerSecond } = config.cluster
+  const replication = startReplication({
+    clock,
+    nodeId,
+    incarnation,
+    metadata,
+    peers,
+    partitions,
+    replicaLagMaxMs,
+    reassignBytesPerSecond,
+    log,
+  })
   const topics = createTopics(metadata, partitions)
   const fleet = createFleet({ env, metadata, partitions, log })
   const routes = createRoutes({ clock, nodeId, metadata, peers, partitions })
@@ -306,12 +304,6 @@ function failureOf(dataDir: DataDir) {
       else listener(failed)
     },
   }
-}
-
-function registeredAs(lifecycle: Lifecycle): number {
-  const incarnation = lifecycle.incarnation()
-  assert(incarnation !== null, 'a node that registered has no incarnation')
-  return incarnation
 }
 
 /** Resolves when it is so, which only changes of the metadata make it. Rejects where the node fails. */

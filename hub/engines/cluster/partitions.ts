@@ -9,6 +9,7 @@ import type { Topic } from '../../ports.ts'
 import type { HubTime } from '../../replica/hub-time.ts'
 import { Partition } from '../../replica/partition.ts'
 import type { Role } from '../../replica/role.ts'
+import { UNASSIGNED } from '../../replica/role.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
 import { newTopicCounters } from '../../replica/stats.ts'
 import type { GapWriter } from './gaps.ts'
@@ -26,7 +27,7 @@ const OPEN_RETRY_MS = 5 * SECOND_MS
 export const MAX_OPENING_AT_ONCE = 16
 
 export interface PartitionTable {
-  /** This node's replica; null where the partition has no place here, or nobody asked for it yet. */
+  /** This node's replica; null where the partition has no place here. */
   peek(topicId: string, partition: number): Partition | null
   /** Runs `use` at once where this node leads and the log is open, else when it is, in the order of the calls. Rejects with `not_available` where it does not lead. */
   use<T>(topic: Topic, partition: number, use: (partition: Partition) => Promise<T>): Promise<T>
@@ -40,7 +41,9 @@ export interface PartitionTable {
   open(): Iterable<Partition>
   counters(topicId: string): TopicCounters
   logName(topicId: string, partition: number): string
-  /** Sets what this node is to a partition: from now on, and whatever `PartitionTableContext.role` said. */
+  /** Opens the log that there is of a partition, before it is known what this node is to it. */
+  openStored(topicId: string, partition: number): Promise<void>
+  /** Sets what this node is to a partition. */
   assign(topicId: string, partition: number, role: Role): void
   /** The partition has no place here any more: removes what there is of it. */
   drop(topicId: string, partition: number): Promise<void>
@@ -81,27 +84,18 @@ export interface PartitionTableContext {
   /** The topic as it is now, or undefined when deleted. */
   topic(topicId: string): Topic | undefined
   log: Logger
-  /** What this node is to a partition that was not assigned yet, null where it has none of it; default: its only replica. */
-  role?: (topicId: string, partition: number) => Role | null
+  /** What this node is to a partition that was not assigned yet; null where it has none of it. */
+  role(topicId: string, partition: number): Role | null
 }
 
 interface Slot extends Held {
   log: Log | null
 }
 
-/** Leads alone, as before there were other nodes. */
-const ALONE: Role = {
-  kind: 'leader',
-  self: 0,
-  seats: { replicas: [0], isr: [0], leaderEpoch: 0, partitionEpoch: 0 },
-  required: 1,
-}
-
 /** No partition open yet. */
 export function createPartitionTable(context: PartitionTableContext): PartitionTable {
   const { env, dataDir, gaps, hubTime, log } = context
   const { clock } = env
-  const roleOf = context.role ?? (() => ALONE)
   const slots = new Map<string, Slot>()
   const countersByTopic = new Map<string, TopicCounters>()
   const onDisk = new Set(dataDir.logNames())
@@ -121,7 +115,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
   function slotOf(topicId: string, number: number): Slot | null {
     const known = slots.get(logNameOf(topicId, number))
     if (known !== undefined) return known
-    const role = roleOf(topicId, number)
+    const role = context.role(topicId, number)
     return role === null ? null : addSlot(topicId, number, role)
   }
 
@@ -208,11 +202,14 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
   const told = (work: Promise<void>, what: Record<string, unknown>): Promise<void> =>
     work.catch(error => {
       // The next start removes what is left.
-      log.error({ ...what, reason: messageOf(error) }, 'the log of a partition that has no place here stays')
+      log.error(
+        { ...what, reason: messageOf(error) },
+        'what is on the disk of a partition that has no place here stays',
+      )
     })
 
   return {
-    peek: (topicId, partition) => slots.get(logNameOf(topicId, partition))?.replica ?? null,
+    peek: (topicId, partition) => slotOf(topicId, partition)?.replica ?? null,
     use: (topic, number, use) => {
       const slot = slotOf(topic.topicId, number)
       if (slot === null) return Promise.reject(notHere(topic, number))
@@ -236,11 +233,15 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
       const keys = new Set([...slots.keys(), ...onDisk].filter(key => key.startsWith(prefix)))
       const removes = [...keys].map(key => ({ key, deleteLog: takeOut(key, error) }))
       for (const { key, deleteLog } of removes) await told(removal(key, deleteLog), { topic: name, log: key })
-      await removeSnapshots(env.disk, dataDir.path, topicId)
+      await told(removeSnapshots(env.disk, dataDir.path, topicId), { topic: name })
     },
     open: () => [...slots.values()].flatMap(({ replica }) => (replica.isOpen() ? [replica] : [])),
     counters,
     logName: logNameOf,
+    openStored: (topicId, number) => {
+      const slot = slots.get(logNameOf(topicId, number)) ?? addSlot(topicId, number, UNASSIGNED)
+      return slot.replica.open()
+    },
     assign: (topicId, number, role) => {
       const known = slots.get(logNameOf(topicId, number))
       if (known === undefined) addSlot(topicId, number, role)

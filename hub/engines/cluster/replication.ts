@@ -2,7 +2,7 @@ import type { Logger } from 'pino'
 import type { Clock } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
 import type { PeerAnswer, PeerCall } from '../../../common/wire-peer.ts'
-import type { ImageRecord } from '../../controller/image.ts'
+import type { Image, ImageRecord } from '../../controller/image.ts'
 import type { PartitionState } from '../../controller/types.ts'
 import { requiredInSyncOf } from '../../controller/types.ts'
 import type { Topic } from '../../ports.ts'
@@ -166,11 +166,24 @@ export function startReplication(context: ReplicationContext): NodeReplication {
   }
 }
 
+/** What a node is to a partition as an image has it; null where it has no place there. */
+export function roleIn(
+  image: Image,
+  topicId: string,
+  partition: number,
+  nodeId: number,
+  incarnation: number,
+): Role | null {
+  const [topic, state] = [image.topicById(topicId), image.partition(topicId, partition)]
+  if (topic === undefined || state === undefined) return null
+  return roleOf(state, topic, nodeId, incarnation)
+}
+
 /**
  * What a node is to a partition, null where it is no replica. It leads only under an epoch granted to its present incarnation: an earlier
  * process of it may have held what this one lacks. While replicas are being added, acks=all asks for as many as without them.
  */
-export function roleOf(
+function roleOf(
   state: PartitionState,
   topic: Pick<Topic, 'config'>,
   nodeId: number,
