@@ -23,6 +23,16 @@ export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)
 }
 
+/** Addresses of hubs that a list may have. */
+const MAX_HUB_URLS = 32
+
+/** Normalizes URLs of a hub's nodes, separated by commas, each once; null where one of them is none. */
+export function parseHubUrls(text: string): string[] | null {
+  const urls = text.split(',').map(part => parseHubUrl(part.trim()))
+  const known = urls.filter(url => url !== null)
+  return known.length === urls.length && known.length <= MAX_HUB_URLS ? [...new Set(known)] : null
+}
+
 /** Normalizes a hub's URL to `ws://host:port` or `wss://host:port`; null where it is none. */
 export function parseHubUrl(text: string): string | null {
   if (!URL.canParse(text)) return null

@@ -1,6 +1,7 @@
 import type { Channel, ChannelClosed } from './channel.ts'
 import type { Env, Timer } from './env.ts'
 import { TributaryError } from './errors.ts'
+import { createHubList } from './hub-list.ts'
 import { MAX_FRAME_BYTES, MINUTE_MS, SECOND_MS } from './limits.ts'
 import type { ChannelFrame } from './session.ts'
 import { dialChannel, toTributaryError } from './session.ts'
@@ -17,12 +18,14 @@ import type {
 } from './wire.ts'
 import { CLOSE, SUBSCRIBE_PATH } from './wire.ts'
 
-/** The client's one WebSocket: dialled when first needed and again, with backoff, when lost. */
+/** The client's one WebSocket: dialled when first needed and again when lost, at the hub's next node, with backoff when all are. */
 
 /** Between attempts to reach the hub: from the first to the last, doubled each time, with jitter. */
 const RECONNECT_MIN_MS = 100
 const RECONNECT_MAX_MS = 5 * SECOND_MS
 const CONNECT_TIMEOUT_MS = 10 * SECOND_MS
+/** The same where there are other nodes to try: a machine that is gone swallows packets. */
+const CONNECT_ONE_OF_MS = 3 * SECOND_MS
 /** A request without an answer for so long fails with `timeout`. */
 const REQUEST_TIMEOUT_MS = 30 * SECOND_MS
 /** How long calls wait for a hub that cannot be reached, unless told otherwise. */
@@ -80,8 +83,10 @@ export interface Connection {
 }
 
 export interface ConnectionOptions {
-  /** `ws:` or `wss:`, without path. */
-  wsUrl: string
+  /** `ws:` or `wss:`, without path: nodes of one hub, at least one. */
+  wsUrls: readonly string[]
+  /** Told of nodes that the hub named, HOST:PORT each. */
+  learned?: (nodes: readonly string[]) => void
   token?: string
   caPem?: string
 }
@@ -101,7 +106,8 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
   let failures = 0
   let lost = 0
   let retry: Timer | null = null
-  let lastError = new TributaryError('not_available', `${options.wsUrl} was not reached yet`)
+  const hubs = createHubList(options.wsUrls, env.rng)
+  let lastError = new TributaryError('not_available', `${hubs.current()} was not reached yet`)
 
   function settle(act: (waiter: Waiter) => void): void {
     for (const waiter of [...waiters]) {
@@ -115,9 +121,9 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
     if (dialling || closed || retry !== null) return
     dialling = true
     try {
-      const link = await env.net.dial(`${options.wsUrl}${SUBSCRIBE_PATH}`, {
+      const link = await env.net.dial(`${hubs.current()}${SUBSCRIBE_PATH}`, {
         maxFrameBytes: MAX_FRAME_BYTES,
-        connectTimeoutMs: CONNECT_TIMEOUT_MS,
+        connectTimeoutMs: hubs.isOne() ? CONNECT_TIMEOUT_MS : CONNECT_ONE_OF_MS,
         ...(options.token === undefined ? {} : { token: options.token }),
         ...(options.caPem === undefined ? {} : { caPem: options.caPem }),
       })
@@ -134,6 +140,8 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
       else if (live.isOpen()) {
         current = live
         failures = 0
+        hubs.reached()
+        if (hubs.learn(live.nodes)) options.learned?.(hubs.learned())
         settle(waiter => waiter.resolve(live))
       }
     } catch (error) {
@@ -151,15 +159,16 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
       settle(waiter => waiter.reject(error))
       return
     }
+    const isNextAtOnce = hubs.failed()
     const ceilingMs = Math.min(RECONNECT_MAX_MS, RECONNECT_MIN_MS * 2 ** Math.min(failures, 16))
-    failures++
+    if (!isNextAtOnce) failures++
     retry?.cancel()
     retry = env.clock.setTimer(
       () => {
         retry = null
         if (waiters.size > 0) void dial()
       },
-      ceilingMs * (0.5 + env.rng.float() / 2),
+      isNextAtOnce ? 0 : ceilingMs * (0.5 + env.rng.float() / 2),
       true,
     )
   }
@@ -168,7 +177,7 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
     return new Promise((resolve, reject) => {
       const giveUp = (): void => {
         waiters.delete(waiter)
-        const message = `${options.wsUrl} was not reached in ${Math.round(waitMs)} ms: ${lastError.message}`
+        const message = `${options.wsUrls.join(', ')} was not reached in ${Math.round(waitMs)} ms: ${lastError.message}`
         reject(new TributaryError('not_available', message, { cause: lastError }))
       }
       // Timers hold no more than 2^31 - 1 ms.
@@ -220,7 +229,7 @@ interface Pending {
   timer: Timer
 }
 
-type Established = Live & { close(): void }
+type Established = Live & { nodes: readonly string[]; close(): void }
 
 /** Shakes hands over a fresh link; resolves at the hub's welcome. `gone` is called once if that connection is lost later. */
 function establish(
@@ -240,8 +249,8 @@ function establish(
     clock: env.clock,
     frames: 'client-hub',
     hello: { software: `tributary-client/${VERSION}` },
-    welcome: ({ clusterId }) => {
-      established = liveOf(clusterId)
+    welcome: ({ clusterId, nodes = [] }) => {
+      established = liveOf(clusterId, nodes)
       resolve(established)
     },
     frame,
@@ -310,9 +319,10 @@ function establish(
     })
   }
 
-  function liveOf(clusterId: string): Established {
+  function liveOf(clusterId: string, nodes: readonly string[]): Established {
     return {
       clusterId,
+      nodes,
       isOpen: () => channel.isOpen(),
       onLost: listener => {
         if (ending !== null) listener(ending)

@@ -1,7 +1,7 @@
 import { request as httpRequest } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { z } from 'zod'
-import { isErrorCode, messageOf, TributaryError } from './errors.ts'
+import { isErrorCode, isTributaryError, messageOf, systemErrorCode, TributaryError } from './errors.ts'
 import { MIB, SECOND_MS } from './limits.ts'
 import { dialProblem } from './tls.ts'
 
@@ -13,13 +13,16 @@ const REST_TIMEOUT_MS = 30 * SECOND_MS
 const MAX_REST_BYTES = 64 * MIB
 
 export interface RestOptions {
-  /** `http:` or `https:`, without path. */
-  httpUrl: string
+  /** `http:` or `https:`, without path: nodes of one hub, at least one. The one that answered last is moved to the front. */
+  httpUrls: string[]
   token?: string
   caPem?: string
 }
 
-/** One request; its answer as `schema` has it. Rejects with the hub's own error, `not_available`, `timeout`, `protocol_error`. */
+/**
+ * One request; its answer as `schema` has it. A node that is not reached is passed over for the next. Rejects with the hub's own error,
+ * `not_available`, `timeout`, `protocol_error`.
+ */
 export async function call<T>(
   rest: RestOptions,
   method: string,
@@ -27,12 +30,46 @@ export async function call<T>(
   schema: z.ZodType<T>,
   body?: unknown,
 ): Promise<T> {
-  const { status, text } = await exchange(
-    rest,
-    method,
-    path,
-    body === undefined ? null : JSON.stringify(body),
-  )
+  const text = body === undefined ? null : JSON.stringify(body)
+  const tried: string[] = []
+  for (;;) {
+    const httpUrl = rest.httpUrls[0] ?? ''
+    try {
+      return await callOne({ ...rest, httpUrl }, method, path, schema, text)
+    } catch (error) {
+      tried.push(httpUrl)
+      const isNext = isTributaryError(error) && mayGoOn(error, method)
+      if (!isNext || tried.length >= rest.httpUrls.length) throw error
+      rest.httpUrls.push(...rest.httpUrls.splice(0, 1))
+    }
+  }
+}
+
+/** System errors of connections that were never made. */
+const NOT_REACHED: ReadonlySet<string> = new Set([
+  'ECONNREFUSED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+])
+
+/** Whether another node may be asked the same: this one has not heard the question, or the question changes nothing. */
+function mayGoOn({ code, cause }: TributaryError, method: string): boolean {
+  if (NOT_REACHED.has(systemErrorCode(cause) ?? '')) return true
+  return method === 'GET' && (code === 'not_available' || code === 'timeout')
+}
+
+type OneNode = Omit<RestOptions, 'httpUrls'> & { httpUrl: string }
+
+async function callOne<T>(
+  rest: OneNode,
+  method: string,
+  path: string,
+  schema: z.ZodType<T>,
+  body: string | null,
+): Promise<T> {
+  const { status, text } = await exchange(rest, method, path, body)
   const where = `${method} ${rest.httpUrl}${path}`
   const json = parseJson(text, `${where} (HTTP ${status})`)
   if (status >= 400) throw restError(json, `${where} answered HTTP ${status}`)
@@ -73,7 +110,7 @@ function restError(json: unknown, fallback: string): TributaryError {
 
 /** One HTTP exchange. By node:http rather than fetch, which cannot be given a certificate authority. */
 function exchange(
-  rest: RestOptions,
+  rest: OneNode,
   method: string,
   path: string,
   body: string | null,

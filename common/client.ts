@@ -36,8 +36,11 @@ export type { ProducedRecord, ProduceRecord, Producer, ProducerOptions } from '.
  */
 
 export interface ConnectOptions {
-  /** The hub: `http(s)://host:port`, `ws(s)://host:port` or `host:port`. */
-  hub: string
+  /**
+   * The hub: `http(s)://host:port`, `ws(s)://host:port` or `host:port`; nodes of one hub as a list or separated by commas. The others are
+   * learned from the first that is reached.
+   */
+  hub: string | readonly string[]
   /** Sent as `Authorization: Bearer`. */
   token?: string
   /** PEM of the certificate authorities trusted for `https:` and `wss:`; the system's where absent. */
@@ -102,8 +105,16 @@ export function connect(options: ConnectOptions): TributaryClient {
     ...(options.token === undefined ? {} : { token: options.token }),
     ...(options.caPem === undefined ? {} : { caPem: options.caPem }),
   }
-  const rest = { httpUrl: urls.http, ...access }
-  const connection = createConnection(env, { wsUrl: urls.ws, ...access })
+  const rest = { httpUrls: urls.http, ...access }
+  const configured = [...urls.http]
+  const scheme = configured[0]?.startsWith('https:') === true ? 'https' : 'http'
+  const connection = createConnection(env, {
+    wsUrls: urls.ws,
+    ...access,
+    learned: nodes => {
+      rest.httpUrls = [...new Set([...configured, ...nodes.map(node => `${scheme}://${node}`)])]
+    },
+  })
   const kept = new Map<string, Producer>()
 
   function keptProducer(topic: string, acks: 0 | 1 | 'all'): Producer {
@@ -154,8 +165,14 @@ export function connect(options: ConnectOptions): TributaryClient {
   }
 }
 
-/** The hub's addresses for REST and WebSocket from any form of its URL; throws `invalid_argument`. */
-export function hubUrls(hub: string): { http: string; ws: string } {
+/** The hub's addresses for REST and WebSocket from any form of its URLs; throws `invalid_argument`. */
+export function hubUrls(hub: string | readonly string[]): { http: string[]; ws: string[] } {
+  const texts = typeof hub === 'string' ? hub.split(',').map(text => text.trim()) : hub
+  const urls = texts.length === 0 ? [urlsOf('')] : texts.map(urlsOf)
+  return { http: urls.map(({ http }) => http), ws: urls.map(({ ws }) => ws) }
+}
+
+function urlsOf(hub: string): { http: string; ws: string } {
   const text = hub.includes('://') ? hub : `http://${hub}`
   const url = URL.canParse(text) ? new URL(text) : null
   const secure = url?.protocol === 'https:' || url?.protocol === 'wss:'

@@ -22,7 +22,7 @@ export interface EdgeConfig {
   id: string | null
   /** The data directory. */
   data: string
-  /** `ws://host:port` or `wss://host:port`. */
+  /** `ws://host:port` or `wss://host:port`; several nodes of one hub are separated by commas. */
   hub: string
   /** Sent to the hub as `Authorization: Bearer`; read from `tokenFile`. */
   token: string | null
@@ -327,7 +327,7 @@ export const edgeSchema = value
   .section({
     id: edgeId.default(EDGE_DEFAULTS.id),
     data: value.path.default(EDGE_DEFAULTS.data),
-    hub: value.hubUrl.default(EDGE_DEFAULTS.hub),
+    hub: value.hubUrls.default(EDGE_DEFAULTS.hub),
     tokenFile: value.pathOrOff.default(null),
     ca: value.pathOrOff.default(null),
     mqtt: value.section({

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { parseAddress, parseHubUrl } from './address.ts'
+import { parseAddress, parseHubUrls } from './address.ts'
 import { formatDuration, formatSize, parseDuration, parseSize } from './units.ts'
 
 /**
@@ -73,9 +73,13 @@ const asListen = (raw: unknown) => (typeof raw === 'string' && parseAddress(raw)
 export const listen = leaf(LISTEN, asListen)
 export const listenOrOff = nullable(LISTEN, asListen)
 
-/** A hub's URL; `http:` and `https:` become `ws:` and `wss:`, a trailing slash goes. */
-export const hubUrl = leaf('the URL of a hub, such as ws://127.0.0.1:7600 or wss://hub.example:7600', raw =>
-  typeof raw === 'string' ? (parseHubUrl(raw) ?? undefined) : undefined,
+/** A hub's URL or several, as a list or separated by commas; `http:` and `https:` become `ws:` and `wss:`, a trailing slash goes. */
+export const hubUrls = leaf(
+  'the URL of a hub, such as ws://127.0.0.1:7600 or wss://hub.example:7600, or those of its nodes, separated by commas',
+  raw => {
+    const text = Array.isArray(raw) ? raw.join(',') : raw
+    return typeof text === 'string' ? parseHubUrls(text)?.join(',') : undefined
+  },
 )
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const

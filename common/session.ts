@@ -51,7 +51,7 @@ export interface AcceptOptions<E extends 'edge' | 'client'> extends ChannelHandl
 }
 
 export interface AcceptedChannel extends Channel {
-  welcome(node: Pick<WelcomeFrame, 'clusterId' | 'nodeId' | 'edge'>): void
+  welcome(node: Pick<WelcomeFrame, 'clusterId' | 'nodeId' | 'edge' | 'nodes'>): void
 }
 
 /** The hub's end of a connection. */

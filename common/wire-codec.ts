@@ -227,6 +227,9 @@ function decodeWelcome(f: Fields): WelcomeFrame {
     heartbeatMs: f.positive('heartbeatMs'),
     deadMs: f.positive('deadMs'),
   }
+  if (f.present('nodes')) {
+    welcome.nodes = f.texts('nodes', WIRE_LIMITS.maxNodes, WIRE_LIMITS.maxAddressBytes)
+  }
   const edge = f.optionalMap('edge')
   if (edge === undefined) return welcome
   const verdict = edge.oneOf('verdict', ['ok', 'fork', 'hub-rollback'] as const)

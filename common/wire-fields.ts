@@ -114,6 +114,18 @@ export class Fields {
     )
   }
 
+  /** An array of text strings. */
+  texts(key: string, maxCount: number, maxBytes: number): string[] {
+    const value = this.map.get(key)
+    if (!Array.isArray(value)) return this.bad(key, 'an array')
+    if (value.length > maxCount) return this.bad(key, `at most ${maxCount} items long`)
+    return value.map((item, index) =>
+      typeof item === 'string' && Buffer.byteLength(item) <= maxBytes
+        ? item
+        : this.bad(key, `an array of texts of at most ${maxBytes} bytes (item ${index} is none)`),
+    )
+  }
+
   /** An array of byte strings. */
   byteStrings(key: string, maxCount: number): Uint8Array[] {
     const value = this.map.get(key)

@@ -47,6 +47,10 @@ export const WIRE_LIMITS = {
   /** Topic names, as in Kafka. */
   maxTopicBytes: 249,
   maxEdgeIdBytes: 255,
+  /** HOST:PORT: a host's name has at most 253 (RFC 1035). */
+  maxAddressBytes: 260,
+  /** Nodes named in a `welcome`. */
+  maxNodes: 100,
   /** Error messages; longer ones are cut by the sender. */
   maxMessageBytes: 4_096,
   maxLanes: 1_024,
@@ -97,6 +101,8 @@ export interface WelcomeFrame {
   maxFrameBytes: number
   heartbeatMs: number
   deadMs: number
+  /** Where all nodes that are alive are found, HOST:PORT each, so that who loses this one knows another; absent where there is but one. */
+  nodes?: string[]
   edge?: { session: number; verdict: 'ok' | 'fork' | 'hub-rollback' }
 }
 
@@ -250,6 +256,8 @@ export interface AckFrame extends LaneTip {
 
 /**
  * Hub: an `open`, `run`, `gap` or `append` on `log` failed and nothing after it on this log was applied.
+ * `not_available` without a `throttle`: the partition's leader changed. What was under way is in its log or not; an `open` is answered
+ * when the next one leads, and says where to go on.
  * `next` with `out_of_order_sequence`: rewind to it (a batch that straddles it must be cut again). Codes that are not
  * retriable concern the record at `sequence` (`record_too_large`) or the whole lane (`topic_deleted`, `unknown_topic`).
  *
@@ -271,7 +279,7 @@ export interface RefusedFrame {
 }
 
 /**
- * Hub: send no appends for so long, on any log. Comes with a `refused` whose code is retriable (`not_available`, `disk_full`):
+ * Hub: send no appends for so long, on any log. May come with a `refused` whose code is retriable (`not_available`, `disk_full`):
  * send the same again from its `next` afterwards; nothing is lost.
  */
 export interface ThrottleFrame {

@@ -16,7 +16,11 @@ const SETTINGS: readonly SettingFlag[] = [
     paths: ['id'],
   },
   { flags: '--data <dir>', description: 'data directory (default: ./data/edge)', paths: ['data'] },
-  { flags: '--hub <url>', description: 'the hub (default: ws://127.0.0.1:7600)', paths: ['hub'] },
+  {
+    flags: '--hub <url,...>',
+    description: 'the hub, by one of its nodes or several (default: ws://127.0.0.1:7600)',
+    paths: ['hub'],
+  },
   {
     flags: '--mqtt <host:port>',
     description: 'MQTT over TCP, or off (default: 127.0.0.1:1883)',

@@ -14,7 +14,7 @@ export const MAX_INFLIGHT_FRAMES = 1_024
 export const MAX_OPENING = 64
 
 /** After so many refusals without progress a lane waits as if the hub had asked it to. */
-const MAX_QUICK_RETRIES = 3
+export const MAX_QUICK_RETRIES = 3
 
 /**
  * A lane whose oldest frame in flight got no ack for so long is opened again, for a hub that is slow answers the open when

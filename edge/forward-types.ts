@@ -52,8 +52,8 @@ export type Input =
   /** Something about that lane's ledger changed: more is durable, or a gap came. */
   | { t: 'wake'; lane: string }
   | { t: 'welcome'; welcome: WelcomeFrame }
-  /** The connection ended, or could not be made. */
-  | { t: 'closed'; reason: string; fenced: boolean }
+  /** The connection ended, or could not be made; `next`: there is another node of the hub to go to at once. */
+  | { t: 'closed'; reason: string; fenced: boolean; next: boolean }
   | { t: 'frame'; frame: OpenedFrame | AckFrame | RefusedFrame | ThrottleFrame }
   /** The session number, and what its verdict asks for, is durable; not ok: it could not be stored. */
   | { t: 'adopted'; ok: boolean }

@@ -16,6 +16,7 @@ import {
   backoffMs,
   MAX_INFLIGHT_FRAMES,
   MAX_OPENING,
+  MAX_QUICK_RETRIES,
   MAX_READ_AHEAD,
   newConnection,
   newLane,
@@ -106,7 +107,7 @@ function apply(state: ForwarderState, input: Input, context: StepContext, out: O
       onAdopted(state, input.ok, out)
       break
     case 'closed':
-      onClosed(state, input.reason, input.fenced, context, out)
+      onClosed(state, input, context, out)
       break
     case 'frame':
       onFrame(state, input.frame, context, out)
@@ -192,8 +193,7 @@ function openFirst(left: LaneState, right: LaneState): number {
 
 function onClosed(
   state: ForwarderState,
-  reason: string,
-  fenced: boolean,
+  { reason, fenced, next }: Extract<Input, { t: 'closed' }>,
   context: StepContext,
   out: Output[],
 ): void {
@@ -211,6 +211,10 @@ function onClosed(
   state.toOpen.clear()
   if (connection.phase === 'stopped') return
   const attempts = connection.progressed && !fenced ? 0 : connection.attempts
+  if (next && !fenced) {
+    state.connection = { ...newConnection(context.nowMs), attempts }
+    return
+  }
   const delayMs = backoffMs(options, attempts, context.random)
   state.connection = { ...newConnection(context.nowMs + delayMs), attempts: attempts + 1 }
 }
@@ -322,8 +326,11 @@ function onRefused(
       return
     }
   }
-  if (frame.code !== 'out_of_order_sequence') alarm('refused')
-  retryLane(state, lane, frame.code === 'out_of_order_sequence', context)
+  // A partition without a leader for a moment is no news: the next open is answered when there is one.
+  const passes = frame.code === 'out_of_order_sequence' || frame.code === 'not_available'
+  const isLasting = frame.code === 'not_available' && lane.failures >= MAX_QUICK_RETRIES
+  if (!passes || isLasting) alarm('refused')
+  retryLane(state, lane, passes, context)
 }
 
 function onChanged(

@@ -1,10 +1,13 @@
 import type { Logger } from 'pino'
 import { must } from '../common/assert.ts'
+import { utf8, utf8Text } from '../common/bytes.ts'
 import type { Channel, ChannelClosed } from '../common/channel.ts'
 import type { EdgeConfig } from '../common/config-edge.ts'
 import type { Timer } from '../common/env.ts'
 import type { TributaryError } from '../common/errors.ts'
 import { isTributaryError, messageOf } from '../common/errors.ts'
+import type { HubList } from '../common/hub-list.ts'
+import { createHubList } from '../common/hub-list.ts'
 import { MAX_FRAME_BYTES, SECOND_MS } from '../common/limits.ts'
 import { dialChannel } from '../common/session.ts'
 import type { ReportFrame } from '../common/wire.ts'
@@ -20,9 +23,15 @@ import type { Store } from './store.ts'
 /** The socket and the reads behind the forwarder: does what it says, tells it what came of it, and decides nothing. */
 
 const CONNECT_TIMEOUT_MS = 15 * SECOND_MS
+/** The same where there are other nodes to try: a machine that is gone swallows packets. */
+const CONNECT_ONE_OF_MS = 5 * SECOND_MS
+/** Where nodes that the hub told of are stored. */
+const NODES_KEY = 'hub-nodes'
 
 export interface UplinkStats {
   connected: boolean
+  /** The node of the hub that it is connected to, or that is tried next. */
+  hub: string
   /** When the session began, on the wall clock; null while away. */
   connectedSinceMs: number | null
   session: number
@@ -71,6 +80,7 @@ class UplinkShell implements Uplink {
   readonly #prepared = new Map<number, { log: number; batches: Uint8Array }>()
   /** Tickets under way that are still wanted. */
   readonly #wanted = new Set<number>()
+  readonly #hubs: HubList
   #closed = false
   #whenClosed: () => void = () => {}
   readonly #stats = { connections: 0, framesSent: 0, bytesSent: 0, bytesRead: 0 }
@@ -81,6 +91,7 @@ class UplinkShell implements Uplink {
     this.#store = store
     this.#options = options
     this.#config = store.config.uplink
+    this.#hubs = createHubList(store.config.hub.split(','), store.env.rng, storedNodes(store))
     this.#state = createForwarder(this.#config, storedSession(store), this.#clock.monotonicMs())
     store.listen({
       lane: lane => this.#input({ t: 'lane', ledger: lane.ledger }),
@@ -98,6 +109,7 @@ class UplinkShell implements Uplink {
     return {
       ...this.#stats,
       connected: connection.phase === 'up',
+      hub: this.#hubs.current(),
       connectedSinceMs: this.#connectedSinceMs,
       session: session.session,
       clusterId: session.clusterId,
@@ -203,9 +215,9 @@ class UplinkShell implements Uplink {
   async #dial(session: number, clusterId: string | null): Promise<void> {
     const { env, config } = this.#store
     try {
-      const link = await env.net.dial(config.hub.replace(/\/$/, '') + UPLINK_PATH, {
+      const link = await env.net.dial(`${this.#hubs.current()}${UPLINK_PATH}`, {
         maxFrameBytes: MAX_FRAME_BYTES,
-        connectTimeoutMs: CONNECT_TIMEOUT_MS,
+        connectTimeoutMs: this.#hubs.isOne() ? CONNECT_TIMEOUT_MS : CONNECT_ONE_OF_MS,
         ...(config.token === null ? {} : { token: config.token }),
         ...(config.caPem === null ? {} : { caPem: config.caPem }),
       })
@@ -220,7 +232,10 @@ class UplinkShell implements Uplink {
           software: this.#options.software,
           edge: { id: this.#options.edgeId, session, clusterId, nowMs },
         },
-        welcome: welcome => this.#input({ t: 'welcome', welcome }),
+        welcome: welcome => {
+          this.#learn(welcome.nodes ?? [])
+          this.#input({ t: 'welcome', welcome })
+        },
         frame: frame => {
           if (frame.t === 'error') alarmOf(this.#store, frame.message)
           else this.#input({ t: 'frame', frame })
@@ -229,16 +244,35 @@ class UplinkShell implements Uplink {
         closed: closed => this.#onClosed(closed),
       })
     } catch (error) {
-      this.#away(messageOf(error))
       if (isTributaryError(error, 'unauthorized')) this.#store.alarms.raise('unauthorized', error.message)
-      this.#input({ t: 'closed', reason: messageOf(error), fenced: false })
+      this.#gone(messageOf(error), false)
     }
+  }
+
+  /** Kept over a restart: the node that was configured may be the one that is gone then. */
+  #learn(nodes: readonly string[]): void {
+    if (!this.#hubs.learn(nodes)) return
+    const value = utf8(JSON.stringify(this.#hubs.learned()))
+    this.#store.state.put([{ key: NODES_KEY, value }]).catch(error => {
+      this.#options.log.warn({ reason: messageOf(error) }, 'the nodes of the hub could not be stored')
+    })
+  }
+
+  /** Goes on with the next node at once, and waits where none is left. */
+  #gone(reason: string, fenced: boolean): void {
+    const lost = this.#hubs.current()
+    const next = this.#hubs.failed() && !fenced
+    if (next)
+      this.#options.log.info({ hub: lost, reason, next: this.#hubs.current() }, 'trying the next node')
+    else if (!this.#closed) this.#away(reason)
+    this.#input({ t: 'closed', reason, fenced, next })
   }
 
   #up(session: number): void {
     this.#connectedSinceMs = Math.floor(this.#clock.nowMs())
     this.#lastError = null
-    this.#options.log.info({ hub: this.#store.config.hub, session }, 'connected to the hub')
+    this.#hubs.reached()
+    this.#options.log.info({ hub: this.#hubs.current(), session }, 'connected to the hub')
     this.#reportSoon()
   }
 
@@ -246,9 +280,7 @@ class UplinkShell implements Uplink {
     this.#channel = null
     this.#connectedSinceMs = null
     this.#reportTimer?.cancel()
-    const reason = error?.message ?? 'the hub closed the connection'
-    if (!this.#closed) this.#away(reason)
-    this.#input({ t: 'closed', reason, fenced: error?.code === 'fenced' })
+    this.#gone(error?.message ?? 'the hub closed the connection', error?.code === 'fenced')
     this.#whenClosed()
   }
 
@@ -345,6 +377,18 @@ class UplinkShell implements Uplink {
 function damageEnd(error: TributaryError): number | null {
   const to: unknown = error.details.toOffset
   return typeof to === 'number' ? to : null
+}
+
+/** What an earlier connection told; nothing where it makes no sense. */
+function storedNodes(store: Store): string[] {
+  const stored = store.state.get(NODES_KEY)
+  if (stored === undefined) return []
+  try {
+    const nodes: unknown = JSON.parse(utf8Text(stored))
+    return Array.isArray(nodes) ? nodes.filter(node => typeof node === 'string') : []
+  } catch {
+    return []
+  }
 }
 
 function alarmOf(store: Store, message: string): void {

@@ -26,6 +26,10 @@ export interface ClientStage {
   sessions: SubscribeSession[]
   /** Dials fail while false. */
   setUp(up: boolean): void
+  /** URLs dialled, in order. */
+  dials: string[]
+  /** Nobody answers at these. */
+  gone: Set<string>
   /** A link to the endpoint that no client holds. */
   dialRaw(options?: LinkPairOptions): LinkPair
 }
@@ -40,13 +44,20 @@ const SUBSCRIBE_LIMITS: SubscribeDeps['limits'] = {
 }
 
 export function clientStage(
-  options: { link?: LinkPairOptions; limits?: Partial<SubscribeDeps['limits']>; ports?: FakePorts } = {},
+  options: {
+    link?: LinkPairOptions
+    limits?: Partial<SubscribeDeps['limits']>
+    ports?: FakePorts
+    hub?: string
+  } = {},
 ): ClientStage {
   const ports = options.ports ?? createFakePorts({ defaultPartitions: 3 })
   const counters = createSubscribeCounters()
   const log = pino({ level: 'silent' })
   const pairs: LinkPair[] = []
   const sessions: SubscribeSession[] = []
+  const dials: string[] = []
+  const gone = new Set<string>()
   let up = true
 
   function dialRaw(link: LinkPairOptions = options.link ?? {}): LinkPair {
@@ -66,8 +77,9 @@ export function clientStage(
       bytes: count => new Uint8Array(count),
     },
     net: {
-      dial: async () => {
-        if (!up) throw new TributaryError('not_available', 'connection refused')
+      dial: async url => {
+        dials.push(url)
+        if (!up || gone.has(url)) throw new TributaryError('not_available', 'connection refused')
         return dialRaw().left
       },
     },
@@ -75,7 +87,9 @@ export function clientStage(
   return {
     ports,
     counters,
-    client: connect({ hub: '127.0.0.1:7600', env }),
+    client: connect({ hub: options.hub ?? '127.0.0.1:7600', env }),
+    dials,
+    gone,
     pairs,
     sessions,
     setUp: to => {

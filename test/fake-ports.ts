@@ -28,6 +28,7 @@ export interface FakePorts extends Ports {
   /** The next call of `operation` rejects with `error`. */
   failNext(operation: keyof Logs | 'create' | 'connect' | 'start' | 'bindLane', error: TributaryError): void
   setNotReady(reason: string | null): void
+  setAddresses(addresses: string[]): void
   /** Deletes what lies below `offset`, as retention does. */
   trim(topicId: string, partition: number, offset: number): void
   /** One past the last offset assigned, committed or not. */
@@ -76,6 +77,7 @@ export function createFakePorts(options: FakePortsOptions = {}): FakePorts {
   const held: (() => void)[] = []
   let holding = false
   let notReady: string | null = null
+  let addresses: string[] = []
 
   function throwPlanned(operation: string): void {
     const error = failures.get(operation)
@@ -99,7 +101,7 @@ export function createFakePorts(options: FakePortsOptions = {}): FakePorts {
   return {
     clusterId: 'fake-cluster',
     nodeId: 1,
-    addresses: () => [],
+    addresses: () => addresses,
     topics: topics.port,
     logs: logs.port,
     fleet: createFleet(options, topics, throwPlanned),
@@ -114,6 +116,9 @@ export function createFakePorts(options: FakePortsOptions = {}): FakePorts {
     },
     failNext: (operation, error) => {
       failures.set(operation, error)
+    },
+    setAddresses: next => {
+      addresses = next
     },
     setNotReady: reason => {
       notReady = reason

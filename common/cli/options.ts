@@ -1,6 +1,6 @@
 import type { Command } from 'commander'
 import { InvalidArgumentError, Option } from 'commander'
-import { parseHubUrl } from '../address.ts'
+import { parseHubUrls } from '../address.ts'
 import type { TributaryClient } from '../client.ts'
 import { messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import { MAX_CONFIG_FILE_BYTES } from '../limits.ts'
@@ -20,10 +20,10 @@ export interface ClientFlags {
 export function withClientOptions(command: Command): Command {
   return command
     .addOption(
-      new Option('--hub <url>', 'the hub')
+      new Option('--hub <url,...>', 'the hub, by one of its nodes or several')
         .env('TRIBUTARY_HUB')
         .default('ws://127.0.0.1:7600')
-        .argParser(hubUrl),
+        .argParser(hubUrls),
     )
     .addOption(
       new Option('--token-file <file>', 'file with the token to present').env('TRIBUTARY_TOKEN_FILE'),
@@ -77,10 +77,14 @@ async function readText(
   return new TextDecoder().decode(bytes)
 }
 
-function hubUrl(text: string): string {
-  const url = parseHubUrl(text)
-  if (url === null) throw new InvalidArgumentError('Expected a URL such as ws://127.0.0.1:7600.')
-  return url
+function hubUrls(text: string): string {
+  const urls = parseHubUrls(text)
+  if (urls === null) {
+    throw new InvalidArgumentError(
+      'Expected a URL such as ws://127.0.0.1:7600, or several separated by commas.',
+    )
+  }
+  return urls.join(',')
 }
 
 /** Parsers for commander's options; each throws what commander shows with the flag. */

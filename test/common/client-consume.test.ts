@@ -290,8 +290,11 @@ describe('consume', () => {
 })
 
 test('the hub may be named in any form', () => {
-  expect(hubUrls('127.0.0.1:7600')).toEqual({ http: 'http://127.0.0.1:7600', ws: 'ws://127.0.0.1:7600' })
-  expect(hubUrls('wss://hub.example/')).toEqual({ http: 'https://hub.example', ws: 'wss://hub.example' })
-  expect(hubUrls('http://[::1]:9')).toEqual({ http: 'http://[::1]:9', ws: 'ws://[::1]:9' })
-  for (const bad of ['', 'ftp://x', 'http://', '://']) expect(() => hubUrls(bad)).toThrow(/must look like/)
+  expect(hubUrls('127.0.0.1:7600')).toEqual({ http: ['http://127.0.0.1:7600'], ws: ['ws://127.0.0.1:7600'] })
+  expect(hubUrls('wss://hub.example/')).toEqual({ http: ['https://hub.example'], ws: ['wss://hub.example'] })
+  expect(hubUrls('http://[::1]:9')).toEqual({ http: ['http://[::1]:9'], ws: ['ws://[::1]:9'] })
+  const two = { http: ['http://a:1', 'https://b:2'], ws: ['ws://a:1', 'wss://b:2'] }
+  expect([hubUrls('a:1, https://b:2'), hubUrls(['a:1', 'wss://b:2'])]).toEqual([two, two])
+  for (const bad of ['', 'ftp://x', 'http://', '://', 'a:1,', []])
+    expect(() => hubUrls(bad)).toThrow(/must look like/)
 })

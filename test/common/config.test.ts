@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { parseAddress, parseHubUrl } from '../../common/address.ts'
+import { parseAddress, parseHubUrl, parseHubUrls } from '../../common/address.ts'
 import type { ConfigFlag } from '../../common/config.ts'
 import { checkConfigFile, environmentKeys, loadEdgeConfig, loadHubConfig } from '../../common/config.ts'
 import { defaultEdgeConfig, EDGE_DEFAULTS, topicPolicy } from '../../common/config-edge.ts'
@@ -201,6 +201,8 @@ describe('errors name the key, the value and what is allowed', () => {
   test.each([
     ['id: a/b', 'id is "a/b"; expected an id of 1 to 128 letters'],
     ['hub: "localhost:7600"', 'hub is "localhost:7600"; expected the URL of a hub, such as ws://'],
+    ['hub: ["ws://a:1", "b"]', 'hub is ["ws://a:1","b"]; expected the URL'],
+    ['hub: "ws://a:1,"', 'hub is "ws://a:1,"; expected the URL'],
     ['hub: "ws://h:1/path"', 'hub is "ws://h:1/path"; expected the URL'],
     ['http: 7601', 'http is 7601; expected an address to listen on, host:port'],
     ['http: "127.0.0.1:70000"', 'http is "127.0.0.1:70000"; expected an address'],
@@ -355,6 +357,9 @@ describe('values', () => {
     expect(
       ['http://h:1', 'https://h', 'ws://[::1]:2/', 'wss://u@h:1', 'mqtt://h:1', 'h:1'].map(parseHubUrl),
     ).toEqual(['ws://h:1', 'wss://h', 'ws://[::1]:2', null, null, null])
+    expect(parseHubUrls('http://a:1, ws://b:2,ws://a:1/')).toEqual(['ws://a:1', 'ws://b:2'])
+    expect(['', ',', 'ws://a:1,', 'ws://a:1,nonsense'].map(parseHubUrls)).toEqual([null, null, null, null])
+    expect(parseHubUrls(Array.from({ length: 33 }, (_, index) => `ws://h:${index}`).join(','))).toBeNull()
   })
 
   test('suggestions', () => {

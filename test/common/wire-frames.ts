@@ -73,8 +73,9 @@ const welcome = record(
     heartbeatMs: positive,
     deadMs: positive,
     edge: fc.record({ session: uint, verdict: fc.constantFrom('ok', 'fork', 'hub-rollback') }),
+    nodes: fc.array(text, { maxLength: 3 }),
   },
-  ['edge'],
+  ['edge', 'nodes'],
 )
 const open = fc.tuple(fc.nat(1_023), fc.nat(1_023)).chain(([one, other]) =>
   record('open', {

@@ -41,6 +41,14 @@ export interface EdgeStage {
   uplink: Uplink
   /** Asked for every message on the link; default: all are delivered. */
   fate: () => Fate
+  /** URLs dialled, in order. */
+  dials: string[]
+  /** Nobody answers at these. */
+  gone: Set<string>
+  /** What the hub tells of its nodes. */
+  nodes: string[]
+  /** Warnings in the edge's log. */
+  warnings: string[]
   openEdge(overrides?: EdgeOverrides): Promise<void>
   openHub(): Promise<void>
   crashEdge(): void
@@ -86,13 +94,14 @@ export function createEdgeStage(rng: Rng): EdgeStage {
     net: { dial: () => Promise.reject(new Error('a hub dials nobody')) },
   })
 
-  const dial = async () => {
-    if (engine === null) throw new Error('no hub')
+  const dial = async (url: string) => {
+    stage.dials.push(url)
+    if (engine === null || stage.gone.has(url)) throw new Error('no hub')
     const config = defaultHubConfig({ data: '/hub' })
     link?.cut()
     link = linkPair({ fate: () => stage.fate() })
     acceptUplink(link.right, {
-      ports: engine.ports,
+      ports: { ...engine.ports, addresses: () => stage.nodes },
       env: hubEnv(),
       log: silent,
       limits: config.limits,
@@ -112,6 +121,10 @@ export function createEdgeStage(rng: Rng): EdgeStage {
       return must(stage.opened, 'the edge runs').uplink
     },
     fate: () => 'deliver',
+    dials: [],
+    gone: new Set(),
+    nodes: [],
+    warnings: [],
     openEdge: async (overrides = {}) => {
       const env: Env = { clock: liveClock, rng, disk: stage.edgeDisk, codec, net: { dial } }
       const config = overridesOf(overrides)
@@ -126,7 +139,7 @@ export function createEdgeStage(rng: Rng): EdgeStage {
       const uplink = startUplink(store, {
         edgeId: 'e1',
         software: 'test',
-        log: { info: () => {}, warn: () => {} },
+        log: { info: () => {}, warn: (_: object, text?: string) => void stage.warnings.push(text ?? '') },
         report: () => hubReport(store),
       })
       stage.opened = { store, uplink }

@@ -211,7 +211,7 @@ export function createSim(rng: Rng): Sim {
     connectionId++
     toHub = []
     toEdge = []
-    input({ t: 'closed', reason: 'cut', fenced: false })
+    input({ t: 'closed', reason: 'cut', fenced: false, next: rng.float() < 0.2 })
   }
 
   function input(value: Input): void {

@@ -313,9 +313,8 @@ test('refusals: rewind, backoff, dead letter, deleted topic', () => {
     > prepared ticket=4 bytes=100
       append ticket=4
     > refused log=1 message= run=R96 code=not_available next=7
-      alarm refused
-    > tick
       send open log=1 topic=t topicId=T lane=0 lanes=1 partitionBy=edge
+    > tick
     > refused log=1 message= run=R96 code=topic_deleted
       alarm dead-letter
       change t/0 {kind: bury, from: 0, to: 10, why: topic_deleted}
@@ -476,13 +475,37 @@ test('lanes take turns, higher priority first, and none starves', () => {
   expect(Math.abs(count('high') - count('high2'))).toBeLessThanOrEqual(4)
 })
 
+test('a partition without a leader is asked for again at once, and an alarm only where that lasts', () => {
+  const { state, say, welcome, opened, ready, ack, transcript } = script(
+    [lane('t', 10, { topicId: 'T' })],
+    7,
+    'A',
+  )
+  const refuse = (nowMs: number) =>
+    say({ t: 'frame', frame: { t: 'refused', log: 1, message: '', code: 'not_available' } }, nowMs)
+  const count = (text: string) => transcript().split(text).length - 1
+  welcome(8)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
+  ready(1, 10)
+  for (let round = 0; round < 3; round++) refuse(100)
+  expect([count('send open'), count('alarm refused')]).toEqual([4, 0])
+  refuse(100)
+  expect([count('send open'), count('alarm refused'), wakeAtMs(state, 100)]).toEqual([4, 1, 1_100])
+  say({ t: 'tick' }, 1_100)
+  opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
+  ready(2, 10)
+  ack(1, FIRST_RUN_ID, 10)
+  refuse(2_000)
+  expect([count('send open'), count('alarm refused')]).toEqual([6, 1])
+})
+
 test('reconnecting waits longer each time, at random, and starts over after progress', () => {
   const ledger = lane('t', 10, { topicId: 'T' })
   const { state, say, welcome, opened, ready, ack } = script([ledger], 7, 'A')
   const waits: number[] = []
   let nowMs = 0
   for (let attempt = 0; attempt < 9; attempt++) {
-    say({ t: 'closed', reason: 'test', fenced: false }, nowMs)
+    say({ t: 'closed', reason: 'test', fenced: false, next: false }, nowMs)
     waits.push(wakeAtMs(state, nowMs) - nowMs)
     nowMs = wakeAtMs(state, nowMs)
     say({ t: 'tick' }, nowMs)
@@ -492,6 +515,21 @@ test('reconnecting waits longer each time, at random, and starts over after prog
   opened(1, 'T', { run: FIRST_RUN_ID, next: 0, committed: 0 })
   ready(1, 10)
   ack(1, FIRST_RUN_ID, 10)
-  say({ t: 'closed', reason: 'test', fenced: false }, nowMs)
+  say({ t: 'closed', reason: 'test', fenced: false, next: false }, nowMs)
   expect(wakeAtMs(state, nowMs) - nowMs).toBe(1_000)
+})
+
+test('another node of the hub is dialled at once; a fenced edge waits all the same', () => {
+  const { state, say, transcript } = script([lane('t', 10, { topicId: 'T' })], 7, 'A')
+  const dials = () => transcript().match(/^ {2}dial/gm)?.length ?? 0
+  const before = dials()
+  for (let attempt = 0; attempt < 4; attempt++) {
+    say({ t: 'closed', reason: 'test', fenced: false, next: true }, 0)
+  }
+  expect(dials()).toBe(before + 4)
+  say({ t: 'closed', reason: 'all failed', fenced: false, next: false }, 0)
+  expect(wakeAtMs(state, 0)).toBe(1_000)
+  say({ t: 'tick' }, 1_000)
+  say({ t: 'closed', reason: 'fenced', fenced: true, next: true }, 1_000)
+  expect(wakeAtMs(state, 1_000)).toBeGreaterThan(1_000)
 })

@@ -146,7 +146,12 @@ class Subscriber implements SubscribeSession {
     } else if (reason !== null) {
       this.channel.fail(new TributaryError('not_available', `not ready: ${reason}`))
     } else {
-      this.channel.welcome({ clusterId: ports.clusterId, nodeId: ports.nodeId })
+      const nodes = ports.addresses()
+      this.channel.welcome({
+        clusterId: ports.clusterId,
+        nodeId: ports.nodeId,
+        ...(nodes.length === 0 ? {} : { nodes }),
+      })
     }
   }
 

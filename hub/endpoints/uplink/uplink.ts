@@ -74,6 +74,12 @@ export function acceptUplink(link: Link, deps: UplinkDeps): UplinkSession {
   return new Uplink(link, deps)
 }
 
+/** Other nodes that the edge may go to; nothing where there are none. */
+function nodesOf(ports: Ports): { nodes?: string[] } {
+  const nodes = ports.addresses()
+  return nodes.length === 0 ? {} : { nodes }
+}
+
 class Uplink implements UplinkSession {
   private readonly deps: UplinkDeps
   private readonly channel: AcceptedChannel
@@ -147,7 +153,12 @@ class Uplink implements UplinkSession {
       this.session = granted.session
       if (this.state !== 'hello') return ports.fleet.disconnect(edge.id, granted.session)
       this.state = 'granted'
-      this.channel.welcome({ clusterId: ports.clusterId, nodeId: ports.nodeId, edge: granted })
+      this.channel.welcome({
+        clusterId: ports.clusterId,
+        nodeId: ports.nodeId,
+        ...nodesOf(ports),
+        edge: granted,
+      })
       log.info({ edge: edge.id, remote: this.channel.remote, ...granted }, 'edge connected')
     } catch (error) {
       this.channel.fail(toTributaryError(error))
@@ -287,7 +298,8 @@ class Uplink implements UplinkSession {
       this.channel.fail(error)
       return
     }
-    if (!error.retriable) return
+    // Where a leader is awaited the answer to the next `open` comes when there is one: no need to keep the other logs waiting.
+    if (!error.retriable || 'leader' in error.details) return
     counters.throttled++
     const delayMs = error.code === 'disk_full' ? THROTTLE_MS.disk_full : THROTTLE_MS.not_available
     this.channel.send({ t: 'throttle', delayMs })
