@@ -218,7 +218,10 @@ export function journalEntries(
 export function unplan(writes: readonly SegmentWrite[]): void {
   for (const write of writes.toReversed()) {
     write.segment.writtenBytes = write.position
-    if (write.isNew) write.log.segments = write.log.segments.filter(segment => segment !== write.segment)
+    if (!write.isNew) continue
+    write.log.segments = write.log.segments.filter(segment => segment !== write.segment)
+    // Should damage at the end have been why.
+    write.log.rollNext = true
   }
 }
 

@@ -4,7 +4,7 @@ import type { Committer } from './committer.ts'
 import type { FilePool } from './files.ts'
 import type { IndexCache } from './index-cache.ts'
 import { plainEntry } from './journal-format.ts'
-import { scanBatches } from './scan.ts'
+import { resync, scanBatches } from './scan.ts'
 import type { Segment, SegmentedLog } from './segmented-log.ts'
 import { KNOWN, removeSegment, segmentIndex } from './segmented-log.ts'
 import type { TailCache } from './tail-cache.ts'
@@ -71,13 +71,19 @@ async function cutPlace(log: SegmentedLog, offset: number, deps: CutDeps): Promi
   // One before: of a batch that jumped to `offset` the index does not say where the one before it ended.
   const entry = index.entryFor(offset - 1 - segment.baseOffset)
   return deps.files.use(`${segment.path}.log`, async file => {
-    const range = {
-      fromPosition: entry.position,
-      toPosition: segment.sizeBytes,
-      offset: segment.baseOffset + entry.relativeOffset,
+    const toPosition = segment.sizeBytes
+    let from = { position: entry.position, offset: segment.baseOffset + entry.relativeOffset }
+    for (;;) {
+      const range = { fromPosition: from.position, toPosition, offset: from.offset }
+      const found = await scanBatches(file, range, false, header => header.lastOffset < offset)
+      // What lies behind damage, and before the cut, stays.
+      const good =
+        found.bad === undefined
+          ? undefined
+          : await resync(file, found.position + 1, toPosition, found.offset, offset)
+      if (good === undefined) return { segment, position: found.position, offset: found.offset }
+      from = good
     }
-    const found = await scanBatches(file, range, false, header => header.lastOffset < offset)
-    return { segment, position: found.position, offset: found.offset }
   })
 }
 

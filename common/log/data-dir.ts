@@ -289,6 +289,7 @@ class OpenDataDir implements DataDir {
       snapshot: (firstCommit, cleanShutdown) => this.#snapshot(firstCommit, cleanShutdown),
     })
     this.#context = {
+      directory: path,
       clock: env.clock,
       disk: env.disk,
       files,

@@ -44,8 +44,17 @@ export class FilePool {
   }
 
   /** Like `use`, for work that writes: the file is created if missing. */
-  async write<T>(path: string, work: (file: DiskFile) => Promise<T>): Promise<T> {
-    const entry = this.#enter(path, 'write')
+  write<T>(path: string, work: (file: DiskFile) => Promise<T>): Promise<T> {
+    return this.#write(path, 'write', work)
+  }
+
+  /** Like `write`, but it must exist. */
+  rewrite<T>(path: string, work: (file: DiskFile) => Promise<T>): Promise<T> {
+    return this.#write(path, 'update', work)
+  }
+
+  async #write<T>(path: string, mode: OpenMode, work: (file: DiskFile) => Promise<T>): Promise<T> {
+    const entry = this.#enter(path, mode)
     entry.dirty = true
     try {
       return await work(await entry.file)

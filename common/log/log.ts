@@ -9,6 +9,7 @@ import type { FilePool } from './files.ts'
 import type { IndexCache } from './index-cache.ts'
 import { plainEntry } from './journal-format.ts'
 import { offsetForEventTime, readLog } from './reader.ts'
+import { repairStretch } from './repair.ts'
 import { retentionStart } from './retention.ts'
 import type { Segment, SegmentedLog } from './segmented-log.ts'
 import { loadMeta, removeSegment } from './segmented-log.ts'
@@ -20,6 +21,7 @@ const DROP_ACTIVE_FROM_BYTES = 1024 * 1024
 
 /** What a log needs of its directory. */
 export interface LogContext {
+  directory: string
   clock: Clock
   disk: Disk
   files: FilePool
@@ -36,11 +38,13 @@ interface Told {
 /** The Log that users see, over what the directory knows of it. */
 export function logOver(log: SegmentedLog, context: LogContext): Log {
   const { committer, clock, disk, files } = context
-  /** The cut under way. */
-  let cutting: Promise<void> | undefined
+  /** A cut is asked for or under way: nothing may be appended. */
+  let cutting = false
+  /** The cut or repair under way. */
+  let busy: Promise<unknown> | undefined
 
   const admit = (bytes: Uint8Array): void => {
-    assert(cutting === undefined, `append to ${log.name} while it is truncated`)
+    assert(!cutting, `append to ${log.name} while it is truncated`)
     if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
     committer.admit(bytes.length)
   }
@@ -79,20 +83,31 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       enqueue(bytes, run, appendTimeMs === undefined ? {} : { appendTimeMs }, { resolve, reject })
     })
 
-  /** Cuts one after another; what moves the start waits for them, or it might end up beyond the end. */
-  const cut = async (work: () => Promise<void>): Promise<void> => {
-    assert(cutting === undefined, `${log.name} is already being truncated`)
+  const whenFree = async (): Promise<void> => {
+    while (busy !== undefined) await busy
+  }
+
+  /** Cuts and repairs go one after another; what moves the start waits for them, or it might end up beyond the end. */
+  const exclusive = async <T>(work: () => Promise<T>): Promise<T> => {
+    await whenFree()
     if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
-    cutting = work()
+    const done = work()
+    busy = done.catch(() => {})
     try {
-      await cutting
+      return await done
     } finally {
-      cutting = undefined
+      busy = undefined
     }
   }
 
-  const cutDone = async (): Promise<void> => {
-    while (cutting !== undefined) await cutting.catch(() => {})
+  const cut = async (work: () => Promise<void>): Promise<void> => {
+    assert(!cutting, `${log.name} is already being truncated`)
+    cutting = true
+    try {
+      await exclusive(work)
+    } finally {
+      cutting = false
+    }
   }
 
   const moveStart = async (offset: number): Promise<void> => {
@@ -138,13 +153,15 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       if (!log.damage.includes(damage)) log.damage.push(damage)
       log.isolated.add(damage)
     },
+    repairStretch: (damage, batches) => exclusive(() => repairStretch(log, damage, batches, context)),
     offsetForEventTime: timestampMs => offsetForEventTime(log, timestampMs, context),
     truncateBefore: async offset => {
       assert(
         offset <= log.durableEndOffset,
         `truncateBefore ${offset} is past the durable end of ${log.name}`,
       )
-      await cutDone()
+      // In the caller's turn where nothing is in the way.
+      if (busy !== undefined) await whenFree()
       await moveStart(Math.min(offset, log.durableEndOffset))
     },
     truncateAfter: async offset => {
@@ -152,7 +169,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
     },
     applyRetention: async (hubTimeMs, limitOffset) => {
       for (const segment of log.segments) await loadMeta(segment, disk)
-      await cutDone()
+      await whenFree()
       const start = retentionStart(
         retentionView(log),
         log.options,

@@ -149,7 +149,8 @@ async function readCold(
   // An offset jumped over at a segment's end is answered from the next one.
   for (let at = log.segmentAt(offset); at < log.segments.length; at++) {
     const segment = log.segments[at]
-    if (segment === undefined || segment.sizeBytes === 0) continue
+    // Without bytes it may be one whose bytes are lost.
+    if (segment === undefined || segment.endOffset === segment.baseOffset) continue
     const result = await readSegment(log, segment, offset, maxBytes, limit, deps)
     if (result !== undefined) return result
   }
@@ -347,14 +348,18 @@ async function findDamage(
 ): Promise<Damage> {
   const next = log.segments[log.segments.indexOf(segment) + 1]
   const endOffset = next?.baseOffset ?? segment.endOffset
-  const good = await resync(file, position + 1, segment.sizeBytes, fromOffset, endOffset)
+  const { sizeBytes } = segment
+  // Appends go on behind what is lost.
+  const goesOn = log.active() === segment && !log.rollNext
+  const good = await resync(file, position + 1, sizeBytes, fromOffset, endOffset)
+  const end = log.damageEnd(segment, fromOffset, endOffset)
   const damage: Damage = {
     log: log.name,
     fromOffset,
-    toOffset: good?.offset ?? endOffset,
+    toOffset: good?.offset ?? end.offset,
     segment: `${segment.path}.log`,
     bytePosition: position,
-    resumePosition: good?.position ?? -1,
+    resumePosition: good?.position ?? (goesOn && end.position < 0 ? sizeBytes : end.position),
     reason,
   }
   const same = log.damage.find(known => known.fromOffset === fromOffset)

@@ -294,26 +294,41 @@ async function checkEnd(run: Run, plan: LogPlan, log: SegmentedLog): Promise<voi
   if (whole) return
   const known = log.damage.some(damage => damage.toOffset === plan.endOffset && damage.resumePosition < 0)
   if (known && active?.baseOffset === plan.segmentBase) return
-  let fromOffset = active?.baseOffset ?? plan.startOffset
-  let position = 0
-  if (active !== undefined) {
-    await run.files.use(`${active.path}.log`, async file => {
-      const range = { fromPosition: 0, toPosition: active.sizeBytes, offset: active.baseOffset }
-      const result = await scanBatches(file, range, false, () => undefined)
-      fromOffset = result.offset
-      position = result.position
-    })
-  }
+  const found =
+    active === undefined
+      ? { position: 0, offset: plan.startOffset }
+      : await goodEnd(run, active, plan.endOffset)
+  const { offset: fromOffset, position } = found
   // All of it was truncated away, files included.
   if (fromOffset >= plan.endOffset) return
   run.report.belowDurableEnd = true
   addDamage(run, log, {
     fromOffset,
     toOffset: plan.endOffset,
-    segment: `${segmentPath(log.folder, plan.segmentBase)}.log`,
+    segment: `${active?.path ?? segmentPath(log.folder, plan.segmentBase)}.log`,
     bytePosition: position,
     resumePosition: -1,
     reason: 'the segment is shorter than what was durable in it',
+  })
+}
+
+/** Where the last good batch of a segment ends. */
+async function goodEnd(
+  run: Run,
+  segment: Segment,
+  endOffset: number,
+): Promise<{ position: number; offset: number }> {
+  return run.files.use(`${segment.path}.log`, async file => {
+    const toPosition = segment.sizeBytes
+    let from = { position: 0, offset: segment.baseOffset }
+    for (;;) {
+      const range = { fromPosition: from.position, toPosition, offset: from.offset }
+      const { position, offset, bad } = await scanBatches(file, range, true, () => undefined)
+      const good =
+        bad === undefined ? undefined : await resync(file, position + 1, toPosition, offset, endOffset)
+      if (good === undefined) return { position, offset }
+      from = good
+    }
   })
 }
 
@@ -348,13 +363,13 @@ async function verifyBatches(run: Run, plan: LogPlan, log: SegmentedLog): Promis
             : await resync(file, result.position + 1, segment.sizeBytes, result.offset, segment.endOffset)
         if (result.offset >= segment.endOffset && good === undefined && result.position >= segment.sizeBytes)
           return
-        const toOffset = good?.offset ?? segment.endOffset
+        const end = good ?? log.damageEnd(segment, result.offset, segment.endOffset)
         addDamage(run, log, {
           fromOffset: result.offset,
-          toOffset,
+          toOffset: end.offset,
           segment: `${segment.path}.log`,
           bytePosition: result.position,
-          resumePosition: good?.position ?? -1,
+          resumePosition: end.position,
           reason: result.bad ?? `it ends at offset ${result.offset}, not ${segment.endOffset}`,
         })
         await keepAside(run.disk, run.files, run.directory, {

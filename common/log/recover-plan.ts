@@ -1,5 +1,6 @@
 import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import type { JournalEntry } from './journal-format.ts'
+import { segmentPath } from './paths.ts'
 import type { JournalRecord } from './recover-journal.ts'
 import type { Damage } from './types.ts'
 
@@ -67,9 +68,22 @@ export function newLogPlan(log: CheckpointLog): LogPlan {
     firstTimeMs: log.firstTimeMs,
     lastTimeMs: log.lastTimeMs,
     replays: [],
-    verify: segmentBase < 0 ? undefined : { segmentBase, position, offset: endOffset },
+    verify: segmentBase < 0 ? undefined : endOf(log),
     wasCut: false,
     damage: [...(log.damage ?? [])],
+  }
+}
+
+/** Where a log's last segment ends, and at which offset; before what is damaged there, if its end is. */
+function endOf(log: CheckpointLog): NonNullable<LogPlan['verify']> {
+  const { segmentBase, position, endOffset } = log
+  const damage = log.damage?.find(known => known.toOffset === endOffset && known.resumePosition < 0)
+  if (damage === undefined) return { segmentBase, position, offset: endOffset }
+  const isHere = damage.segment.endsWith(`${segmentPath('', segmentBase)}.log`)
+  return {
+    segmentBase,
+    position: isHere ? Math.min(position, damage.bytePosition) : position,
+    offset: damage.fromOffset,
   }
 }
 
@@ -103,6 +117,7 @@ function replayEntry(plan: RecoveryPlan, entry: JournalEntry, half: number, payl
   if (entry.kind === 'start') log.startOffset = Math.max(log.startOffset, entry.firstOffset)
   else if (entry.kind === 'cut') replayCut(log, entry)
   else if (entry.kind === 'restart') replayRestart(log, entry.firstOffset)
+  else if (entry.kind === 'repair') replayRepair(log, entry)
   else if (entry.kind === 'data') replayData(log, entry, half, payloadAt)
 }
 
@@ -161,6 +176,34 @@ function replayRestart(log: LogPlan, offset: number): void {
   log.verify = undefined
   log.wasCut = true
   log.damage = []
+}
+
+function replayRepair(log: LogPlan, entry: JournalEntry): void {
+  const { segmentBase, position } = entry
+  const known = log.ends.get(segmentBase)
+  // Of a closed segment no end is noted: it ends where its file does.
+  if (known !== undefined || segmentBase > (log.verify?.segmentBase ?? -1))
+    log.ends.set(segmentBase, Math.max(known ?? 0, position))
+  if (segmentBase >= log.segmentBase) {
+    log.position = segmentBase > log.segmentBase ? position : Math.max(log.position, position)
+    log.segmentBase = segmentBase
+  }
+  log.damage = withoutRepaired(log.damage, entry)
+}
+
+/** Damage as it is once [firstOffset, endOffset) is whole: gone, or what is left, from `position` in a segment on. */
+export function withoutRepaired(
+  damages: readonly Damage[],
+  repaired: Pick<JournalEntry, 'firstOffset' | 'endOffset' | 'segmentBase' | 'position'>,
+): Damage[] {
+  const { firstOffset, endOffset, segmentBase, position } = repaired
+  return damages.flatMap(damage => {
+    if (damage.fromOffset < firstOffset || damage.fromOffset >= endOffset) return [damage]
+    if (damage.toOffset <= endOffset) return []
+    const folder = damage.segment.slice(0, damage.segment.lastIndexOf('/'))
+    const segment = `${segmentPath(folder, segmentBase)}.log`
+    return [{ ...damage, fromOffset: endOffset, bytePosition: position, segment }]
+  })
 }
 
 function isBefore(

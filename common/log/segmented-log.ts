@@ -14,8 +14,8 @@ import type { Damage, LogOptions } from './types.ts'
 /** Entries gathered before an open segment's index files are brought up to date. */
 const SAVE_INDEX_AT_ENTRIES = 1024
 /** Offsets within a segment are kept in 32 bits. */
-const MAX_SEGMENT_OFFSETS = 2 ** 31
-const MAX_SEGMENT_BYTES = 2 ** 31
+export const MAX_SEGMENT_OFFSETS = 2 ** 31
+export const MAX_SEGMENT_BYTES = 2 ** 31
 const META_BYTES = 36
 /** For a segment that has no sidecar to load. */
 export const KNOWN: Promise<void> = Promise.resolve()
@@ -128,6 +128,20 @@ export class SegmentedLog {
     for (const damage of this.isolated) if (!this.damage.includes(damage)) this.isolated.delete(damage)
   }
 
+  /**
+   * Where a stretch of a segment ends that is damaged from `fromOffset` on with nothing good behind it: at damage that is
+   * known already, or at `endOffset`. The position is -1 at the end.
+   */
+  damageEnd(segment: Segment, fromOffset: number, endOffset: number): { offset: number; position: number } {
+    let end = { offset: endOffset, position: -1 }
+    for (const known of this.damage) {
+      if (known.segment !== `${segment.path}.log`) continue
+      if (known.fromOffset > fromOffset && known.fromOffset < end.offset)
+        end = { offset: known.fromOffset, position: known.bytePosition }
+    }
+    return end
+  }
+
   /** Index of the segment holding the offset; the first where it lies before all. */
   segmentAt(offset: number): number {
     let low = 0
@@ -148,14 +162,15 @@ export class SegmentedLog {
     timeMs: number,
   ): { segment: Segment; isNew: boolean } {
     const active = this.active()
+    // A new one would have its name.
+    if (active !== undefined && active.writtenBytes === 0 && active.baseOffset === previousEnd)
+      return { segment: active, isNew: false }
     if (active !== undefined && !this.rollNext) {
       const full =
         active.writtenBytes > 0 &&
         active.writtenBytes + sizeBytes > Math.min(this.options.segmentBytes, MAX_SEGMENT_BYTES)
       const old = active.firstTimeMs !== undefined && timeMs - active.firstTimeMs >= this.options.segmentMs
       if (!full && !old && endOffset - active.baseOffset < MAX_SEGMENT_OFFSETS)
-        return { segment: active, isNew: false }
-      if (active.writtenBytes === 0 && active.baseOffset === previousEnd)
         return { segment: active, isNew: false }
     }
     this.rollNext = false

@@ -42,7 +42,7 @@ export interface Damage {
   toOffset: number
   segment: string
   bytePosition: number
-  /** Where in the segment the next good batch begins; -1: the rest of it is lost. */
+  /** Where in the segment the next good batch begins, or will begin; -1: the rest of it is lost. */
   resumePosition: number
   reason: string
 }
@@ -93,6 +93,17 @@ export interface Log {
    * they reject with `corrupt_log` and the stretch in its details. Call it once the loss is declared as a gap.
    */
   isolate(damage: Damage): void
+  /**
+   * Puts batches of another replica where damage is (one of `damage()`, isolated or not), durably: all of the stretch, or
+   * what comes first of it. They begin where it begins (where the log starts inside a batch, with that batch) and end at or
+   * before `toOffset`; their CRCs are checked, their leader epochs and offsets stand. Resolves with what is left of the
+   * stretch, undefined once it is whole: reads then go through. What was there is kept in `aside/`. After a crash what was
+   * not resolved is damage still, and is repaired again; appends go on meanwhile. Rejects with `corrupt_batch` (they don't
+   * fit the offsets), `corrupt_log` (bytes of another size were there, so that no repair is possible: truncateAfter or
+   * restartAt, and fetch again), `not_found` (no such damage any more: look at `damage()`), `not_available` (retention just
+   * takes it), `disk_full`, `disk_failed`, `closed`.
+   */
+  repairStretch(damage: Damage, batches: Uint8Array): Promise<Damage | undefined>
   /** First offset whose batch has a record with event time >= timestampMs (by maxTimestamp of batches), or the durable end. Callers who need the exact record scan from there. */
   offsetForEventTime(timestampMs: number): Promise<number>
   /** Deletes whole segments below `offset` and moves startOffset up to it (durably). */

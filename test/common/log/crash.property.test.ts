@@ -189,7 +189,7 @@ describe('after any crash', () => {
 
   test(
     "so does a follower's, with epochs and offsets as stamped, or it starts over whole",
-    () => holds(fc.array(followerStep, { minLength: 3, maxLength: 20 })),
+    () => holds(fc.array(followerStep, { minLength: 10, maxLength: 24 })),
     60_000 + RUNS * 60,
   )
 })
