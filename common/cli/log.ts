@@ -1,6 +1,7 @@
 import type { Command } from 'commander'
 import { TributaryError } from '../errors.ts'
-import type { VerifyReport } from '../log/inspect.ts'
+import type { ComparisonReport } from '../log/compare.ts'
+import type { Finding, VerifyReport } from '../log/inspect.ts'
 import type { Cli } from './cli.ts'
 import { examples } from './options.ts'
 import { createOutput, printJson, printTable } from './output.ts'
@@ -12,7 +13,11 @@ export function addLogCommands(program: Command, cli: Cli): void {
     .description('Look into a data directory that no process holds')
     .addHelpText(
       'after',
-      examples('tributary log verify ./data/edge', 'tributary log dump ./data/hub --records'),
+      examples(
+        'tributary log verify ./data/edge',
+        'tributary log verify ./data/node-1 ./data/node-2 ./data/node-3',
+        'tributary log dump ./data/hub --records',
+      ),
     )
   addVerify(log, cli)
   addDump(log, cli)
@@ -22,30 +27,89 @@ export function addLogCommands(program: Command, cli: Cli): void {
 function addVerify(log: Command, cli: Cli): void {
   log
     .command('verify')
-    .argument('<dir>')
+    .argument('<dirs...>')
     .description(
-      'Check every batch, that offsets are contiguous and that the logs end where they were durable',
+      'Check every batch, that offsets are contiguous and that the logs end where they were durable; with several directories also that the replicas of each partition are equal',
     )
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      `${examples('tributary log verify ./data/edge', 'tributary log verify ./data/hub --json')}
+      `${examples(
+        'tributary log verify ./data/edge',
+        'tributary log verify ./data/hub --json',
+        'tributary log verify ./data/node-1 ./data/node-2 ./data/node-3',
+      )}
 
-Changes nothing. Exits 1 where acked records are damaged.`,
+Replicas are compared batch by batch over what all of them have. Changes nothing. Exits 1 where
+acked records are damaged or replicas differ.`,
     )
-    .action(async (dir: string, flags: { json?: true }) => {
+    .action(async (dirs: string[], flags: { json?: true }) => {
+      const [dir, ...others] = dirs
+      if (dir === undefined) return
+      if (others.length > 0) return compare(cli, dirs, flags)
       const [{ verifyDirectory }, { disk }] = await Promise.all([import('../log/inspect.ts'), cli.env()])
       const report = await verifyDirectory(disk, dir)
       if (flags.json) printJson(cli.stdout, report)
       else await printReport(cli, report)
-      const damaged = report.findings.filter(finding => finding.kind === 'damage').length
-      if (damaged > 0) {
-        throw new TributaryError(
-          'corrupt_log',
-          `${dir} has ${damaged} damaged ${damaged === 1 ? 'place' : 'places'}: keep a copy, then run tributary log repair`,
-        )
-      }
+      refuseDamage(dir, report)
     })
+}
+
+function refuseDamage(dir: string, report: VerifyReport): void {
+  const damaged = report.findings.filter(finding => finding.kind === 'damage').length
+  if (damaged === 0) return
+  throw new TributaryError(
+    'corrupt_log',
+    `${dir} has ${damaged} damaged ${damaged === 1 ? 'place' : 'places'}: keep a copy, then run tributary log repair`,
+  )
+}
+
+async function compare(cli: Cli, dirs: readonly string[], flags: { json?: true }): Promise<void> {
+  const [{ compareDirectories }, { disk }] = await Promise.all([import('../log/compare.ts'), cli.env()])
+  const report = await compareDirectories(disk, dirs)
+  if (flags.json) printJson(cli.stdout, report)
+  else await printComparison(cli, report)
+  for (const { directory, ...verified } of report.directories) refuseDamage(directory, verified)
+  const different = report.comparisons.filter(compared => compared.difference !== null).length
+  if (different > 0) {
+    throw new TributaryError(
+      'corrupt_log',
+      `${different} of ${report.comparisons.length} partitions differ between their replicas: keep copies of the directories`,
+    )
+  }
+}
+
+async function printComparison(cli: Cli, report: ComparisonReport): Promise<void> {
+  for (const { directory, findings } of report.directories) {
+    cli.stdout.write(
+      `${directory}: ${findings.length === 0 ? 'all is well' : `${findings.length} findings`}\n`,
+    )
+    writeFindings(cli, findings)
+  }
+  const rows = report.comparisons.map(({ name, replicas, fromOffset, toOffset, batches, difference }) => [
+    name,
+    replicas.map(({ startOffset, endOffset }) => `${startOffset}..${endOffset}`).join(' '),
+    `${fromOffset}..${Math.max(fromOffset, toOffset)}`,
+    batches,
+    difference === null ? 'equal' : `differ at ${difference.offset}`,
+  ])
+  await printTable(cli.stdout, ['log', 'replicas', 'compared', 'batches', 'result'], rows)
+  for (const { name, replicas, difference } of report.comparisons) {
+    if (difference === null) continue
+    for (const [at, { directory }] of replicas.entries()) {
+      const batch = difference.batches[at]
+      const text =
+        batch === null || batch === undefined
+          ? 'no batch'
+          : `${batch.baseOffset}..${batch.lastOffset} epoch ${batch.leaderEpoch} crc ${batch.crc.toString(16)} bytes ${batch.sizeBytes}`
+      cli.stdout.write(`${name} at ${difference.offset}: ${directory} has ${text}\n`)
+    }
+  }
+}
+
+function writeFindings(cli: Cli, findings: readonly Finding[]): void {
+  for (const { kind, file, bytePosition, text } of findings)
+    cli.stdout.write(`${kind}: ${file} at byte ${bytePosition}: ${text}\n`)
 }
 
 async function printReport(cli: Cli, report: VerifyReport): Promise<void> {
@@ -59,9 +123,7 @@ async function printReport(cli: Cli, report: VerifyReport): Promise<void> {
     log.sizeBytes,
   ])
   await printTable(cli.stdout, ['log', 'start', 'end', 'records', 'batches', 'segments', 'bytes'], rows)
-  for (const { kind, file, bytePosition, text } of report.findings) {
-    cli.stdout.write(`${kind}: ${file} at byte ${bytePosition}: ${text}\n`)
-  }
+  writeFindings(cli, report.findings)
   const stop = report.cleanShutdown ? 'stopped in order' : 'not stopped in order: the next start recovers it'
   cli.stdout.write(
     `${stop}; ${report.findings.length === 0 ? 'all is well' : `${report.findings.length} findings`}\n`,
@@ -108,7 +170,7 @@ function addRepair(log: Command, cli: Cli): void {
 What is cut or damaged is kept aside in the directory.`,
     )
     .action(async (dir: string, flags: { json?: true }) => {
-      const [{ repairDirectory }, env] = await Promise.all([import('../log/inspect.ts'), cli.env()])
+      const [{ repairDirectory }, env] = await Promise.all([import('../log/repair-directory.ts'), cli.env()])
       const report = await repairDirectory(env, dir)
       if (flags.json) return printJson(cli.stdout, report)
       for (const { log, fromOffset, cutBytes, keptAs } of report.tornTails) {

@@ -1,9 +1,8 @@
 import type { BatchHeader } from '../batch.ts'
 import { decodeRecords } from '../batch-records.ts'
 import { utf8Text, utf8TextStrict } from '../bytes.ts'
-import type { Clock, Codec, Disk, DiskFile, Rng } from '../env.ts'
+import type { Codec, Disk, DiskFile } from '../env.ts'
 import { TributaryError } from '../errors.ts'
-import { openDataDir } from './data-dir.ts'
 import { SegmentIndex } from './indexes.ts'
 import { logFolder, segmentBases, segmentPath } from './paths.ts'
 import { readCheckpoint } from './recover.ts'
@@ -11,9 +10,8 @@ import { readJournal } from './recover-journal.ts'
 import type { LogPlan } from './recover-plan.ts'
 import { planOf, replayRecord } from './recover-plan.ts'
 import { MAX_SCANNED_BATCH_BYTES, resync, scanBatches } from './scan.ts'
-import type { DataDirOptions, RecoveryReport } from './types.ts'
 
-/** What `tributary log verify|dump|repair DIR` does, on a directory that no process holds. */
+/** What `tributary log verify|dump DIR` does, on a directory that no process holds. */
 
 /** One thing found wrong, or worth telling. */
 export interface Finding {
@@ -41,7 +39,8 @@ export interface VerifyReport {
   findings: Finding[]
 }
 
-interface Found {
+/** The logs of a directory as the next start will bring them back. */
+export interface Found {
   clean: boolean
   logs: LogPlan[]
   /** The journal holds commits that the segments may lack. */
@@ -49,7 +48,7 @@ interface Found {
 }
 
 /** Runs `work` while holding the directory's lock; rejects with `not_found` where `directory` is no data directory. */
-async function locked<T>(disk: Disk, directory: string, work: () => Promise<T>): Promise<T> {
+export async function locked<T>(disk: Disk, directory: string, work: () => Promise<T>): Promise<T> {
   if (!(await disk.exists(`${directory}/meta.json`))) {
     throw new TributaryError('not_found', `${directory} is no data directory: it has no meta.json`)
   }
@@ -61,7 +60,8 @@ async function locked<T>(disk: Disk, directory: string, work: () => Promise<T>):
   }
 }
 
-async function findLogs(disk: Disk, directory: string): Promise<Found> {
+/** Reads checkpoint and journal; the caller holds the lock. */
+export async function findLogs(disk: Disk, directory: string): Promise<Found> {
   const checkpoint = await readCheckpoint(disk, directory)
   if (checkpoint === undefined) {
     throw new TributaryError(
@@ -86,7 +86,12 @@ async function findLogs(disk: Disk, directory: string): Promise<Found> {
   return { clean: checkpoint.cleanShutdown, logs, journaled: !checkpoint.cleanShutdown }
 }
 
-async function withFile<T>(disk: Disk, path: string, work: (file: DiskFile) => Promise<T>): Promise<T> {
+/** Runs `work` with a file open to read. */
+export async function withFile<T>(
+  disk: Disk,
+  path: string,
+  work: (file: DiskFile) => Promise<T>,
+): Promise<T> {
   const file = await disk.open(path, 'read')
   try {
     return await work(file)
@@ -100,12 +105,14 @@ async function withFile<T>(disk: Disk, path: string, work: (file: DiskFile) => P
  * durable, and that the indexes agree. Changes nothing.
  */
 export function verifyDirectory(disk: Disk, directory: string): Promise<VerifyReport> {
-  return locked(disk, directory, async () => {
-    const found = await findLogs(disk, directory)
-    const report: VerifyReport = { cleanShutdown: found.clean, logs: [], findings: [] }
-    for (const plan of found.logs) await verifyLog(disk, directory, plan, found.journaled, report)
-    return report
-  })
+  return locked(disk, directory, async () => verifyLogs(disk, directory, await findLogs(disk, directory)))
+}
+
+/** The same once the logs are found and the lock is held. */
+export async function verifyLogs(disk: Disk, directory: string, found: Found): Promise<VerifyReport> {
+  const report: VerifyReport = { cleanShutdown: found.clean, logs: [], findings: [] }
+  for (const plan of found.logs) await verifyLog(disk, directory, plan, found.journaled, report)
+  return report
 }
 
 async function verifyLog(
@@ -345,64 +352,4 @@ function shown(bytes: Uint8Array | null): string {
   if (bytes === null) return 'null'
   const text = utf8TextStrict(bytes)
   return text === undefined ? `base64:${Buffer.from(bytes).toString('base64')}` : JSON.stringify(text)
-}
-
-/** Repair needs no room for more than it finds. */
-const REPAIR_OPTIONS: DataDirOptions = {
-  commitMs: 0,
-  journalBytes: 1024 * 1024,
-  reserveBytes: 0,
-  tailCacheBytes: 0,
-}
-
-/**
- * Recovers the directory as a start would (torn tails cut and kept aside, damage isolated, commits replayed), then
- * rebuilds every segment's indexes. Returns what recovery found.
- */
-export async function repairDirectory(
-  env: { disk: Disk; clock: Clock; rng: Rng },
-  directory: string,
-): Promise<RecoveryReport> {
-  const { disk } = env
-  if (!(await disk.exists(`${directory}/meta.json`))) {
-    throw new TributaryError('not_found', `${directory} is no data directory: it has no meta.json`)
-  }
-  const dir = await openDataDir(directory, REPAIR_OPTIONS, env)
-  await dir.close()
-  await locked(disk, directory, async () => {
-    for (const plan of (await findLogs(disk, directory)).logs) {
-      const folder = logFolder(directory, plan.name)
-      for (const base of segmentBases(await disk.list(folder)))
-        await rebuildIndex(disk, segmentPath(folder, base), base, plan.endOffset)
-    }
-  })
-  return dir.recovery
-}
-
-async function rebuildIndex(disk: Disk, path: string, base: number, endOffset: number): Promise<void> {
-  const index = new SegmentIndex()
-  await withFile(disk, `${path}.log`, async file => {
-    const size = await file.sizeBytes()
-    let position = 0
-    let offset = base
-    while (position < size) {
-      const result = await scanBatches(
-        file,
-        { fromPosition: position, toPosition: size, offset },
-        true,
-        (header, at) => {
-          index.add(header.baseOffset - base, at, header.sizeBytes, header.maxTimestampMs)
-          return undefined
-        },
-      )
-      if (result.bad === undefined) break
-      const good = await resync(file, result.position + 1, size, result.offset, endOffset)
-      if (good === undefined) break
-      position = good.position
-      offset = good.offset
-    }
-  })
-  await disk.remove(`${path}.index`)
-  await disk.remove(`${path}.timeindex`)
-  await index.save(disk, path)
 }

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import { nodeCodec } from '../../../common/compression.ts'
-import { dumpDirectory, repairDirectory, verifyDirectory } from '../../../common/log/inspect.ts'
+import { dumpDirectory, verifyDirectory } from '../../../common/log/inspect.ts'
+import { repairDirectory } from '../../../common/log/repair-directory.ts'
 import { FakeClock, seededRng } from '../../fake-clock.ts'
 import { DIRECTORY, Model } from './model.ts'
 
@@ -45,7 +46,17 @@ test('damage and wrong indexes are found, and repair rebuilds the indexes', asyn
   model.disk.flipBit(index, 7, 0)
   const report = await verifyDirectory(model.disk, DIRECTORY)
   expect(report.findings.map(({ kind }) => kind)).toEqual(expect.arrayContaining(['damage', 'index']))
-  await repairDirectory({ disk: model.disk, clock: new FakeClock(), rng: seededRng(1) }, DIRECTORY)
+  const env = { disk: model.disk, clock: new FakeClock(), rng: seededRng(1) }
+  const { damage } = await repairDirectory(env, DIRECTORY)
+  expect(damage.map(({ log, segment }) => [log, segment])).toEqual([['alpha', first]])
+  expect(model.disk.paths().filter(path => path.includes('/aside/')).length).toBe(1)
+  // Known from now on: reads pass over it.
+  expect((await repairDirectory(env, DIRECTORY)).damage).toEqual(damage)
+  await model.open(false)
+  const log = model.logs[0]?.log
+  expect(log?.damage()).toEqual(damage)
+  expect((await log?.read(damage[0]?.fromOffset ?? 0, 1))?.nextOffset).toBe(damage[0]?.toOffset)
+  await model.close()
   const after = await verifyDirectory(model.disk, DIRECTORY)
   expect(after.findings.filter(({ kind }) => kind === 'index')).toEqual([])
   expect(after.findings.filter(({ kind }) => kind === 'damage').length).toBeGreaterThan(0)
