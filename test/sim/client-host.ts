@@ -28,6 +28,7 @@ export interface ReaderState {
   topic: string
   /** The next offset, by partition. */
   readonly next: Map<number, number>
+  readonly onReset: 'error' | 'earliest'
   /** Told of every record as the application gets it. */
   onRecord(record: ConsumedRecord): void
   /** Told of every reason to start anew. */
@@ -171,7 +172,7 @@ export class ClientHost {
           Array.from({ length: 64 }, (_, index) => [index, 'earliest']),
         )
         for (const [partition, next] of reader.next) from.set(partition, next)
-        for await (const records of client.consumeBatches(reader.topic, { from })) {
+        for await (const records of client.consumeBatches(reader.topic, { from, onReset: reader.onReset })) {
           for (const record of records) {
             reader.next.set(record.partition, record.offset + 1)
             reader.onRecord(record)

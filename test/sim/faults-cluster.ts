@@ -1,8 +1,8 @@
 import { isTributaryError } from '../../common/errors.ts'
-import type { FakeDisk } from '../fake-disk.ts'
 import { isPassing } from './faults-topic.ts'
 import type { HubHost } from './hub-host.ts'
 import type { FaultContext, FaultHandler } from './nemesis-tools.ts'
+import { flipSealedBit } from './nemesis-tools.ts'
 import type { Sim } from './sim.ts'
 import type { Fault } from './swarm.ts'
 
@@ -59,7 +59,10 @@ export function clusterFaults(): Record<ClusterFault, FaultHandler> {
       }),
     'node rollback': context => damage(context, node => rollBack(context, node)),
     'node clone': context => damage(context, node => clone(context, node)),
-    'bit flip': context => damage(context, async node => flipBit(context, node.disk)),
+    'bit flip': context =>
+      damage(context, async ({ disk }) =>
+        flipSealedBit(context.sim.world, context.rng, disk, '/hub/logs/t/'),
+      ),
     'node added': addNode,
     'node drained': context => drain(context, false),
     'node removed': context => drain(context, true),
@@ -142,26 +145,6 @@ async function clone(context: FaultContext, node: HubHost): Promise<boolean> {
   twin.start()
   await pause(500, 5_000)
   twin.kill()
-  return true
-}
-
-/** In a segment that is full: nobody writes it any more. */
-function flipBit({ sim, rng }: FaultContext, disk: FakeDisk): boolean {
-  const segments = disk
-    .paths()
-    .filter(path => /\/logs\/t\/.*\/\d{20}\.log$/.test(path))
-    .sort()
-  const sealed = segments.filter((path, index) => {
-    const folder = path.slice(0, path.lastIndexOf('/'))
-    return segments[index + 1]?.startsWith(`${folder}/`) === true
-  })
-  const path = sealed[rng.below(Math.max(1, sealed.length))]
-  if (path === undefined) return false
-  const size = disk.contentOf(path).length
-  if (size === 0) return false
-  const position = rng.below(size)
-  disk.flipBit(path, position, rng.below(8))
-  sim.world.say(() => `a bit of ${path} at ${position} flips`)
   return true
 }
 

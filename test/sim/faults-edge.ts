@@ -1,7 +1,7 @@
 import { KIB } from '../../common/limits.ts'
 import type { EdgeCopy, EdgeHost } from './edge-host.ts'
 import type { FaultContext, FaultHandler } from './nemesis-tools.ts'
-import { bounce, fill, freeze, jumpClock } from './nemesis-tools.ts'
+import { bounce, fill, flipSealedBit, freeze, jumpClock } from './nemesis-tools.ts'
 import { edgeConfig, SMALL_TOPIC } from './sim.ts'
 import type { Fault } from './swarm.ts'
 
@@ -20,6 +20,7 @@ type EdgeFault = Extract<
   | 'edge clone'
   | 'edge rollback'
   | 'edge wipe'
+  | 'edge bit flip'
   | 'edge lanes'
   | 'record too large'
   | 'client kill'
@@ -62,6 +63,12 @@ export function edgeFaults(): Record<EdgeFault, FaultHandler> {
         await context.pause(10, DOWN_MS)
         edge.powerOn()
       }),
+    'edge bit flip': async ({ sim, rng }) => {
+      const edge = sim.edges[rng.below(sim.edges.length)]
+      if (edge === undefined || !flipSealedBit(sim.world, rng, edge.disk, '/edge/logs/')) return false
+      sim.book.excuse(edge.edgeId, 'damage')
+      return true
+    },
     'edge lanes': context =>
       context.take(context.sim.edges, async edge => {
         const lanes = 1 + context.rng.below(3)

@@ -3,15 +3,16 @@ import { KIB } from '../../common/limits.ts'
 import type { ClientHost } from './client-host.ts'
 import type { EdgeHost } from './edge-host.ts'
 import type { Sim } from './sim.ts'
-import { DOOMED_TOPIC, SMALL_TOPIC } from './sim.ts'
+import { BRIEF_TOPIC, DOOMED_TOPIC, SMALL_TOPIC } from './sim.ts'
 
 /** What devices, producers and readers do all the time. */
 
 const EDGE_TOPICS = ['alpha', 'alpha', 'alpha', 'beta', DOOMED_TOPIC, SMALL_TOPIC] as const
-const CLIENT_TOPICS = ['alpha', 'alpha', 'gamma', SMALL_TOPIC] as const
+const CLIENT_TOPICS = ['alpha', 'alpha', 'gamma', SMALL_TOPIC, BRIEF_TOPIC] as const
 /** Of records. */
 const USUAL_BYTES = 200
 const LARGE_BYTES = 9 * KIB
+const BRIEF_BYTES = 3 * KIB
 const LARGE_SHARE = 0.01
 
 /** Records come until it is stopped. */
@@ -36,15 +37,7 @@ export function startLoad(sim: Sim): { stop(): void } {
       await world.sleep(((burst * 1_000) / plan.clientRate) * 2 * rng.float())
       if (stopped) return
       const topic = CLIENT_TOPICS[rng.below(CLIENT_TOPICS.length)] ?? 'alpha'
-      const partition = rng.below(2) === 0 ? rng.below(plan.partitions) : null
-      const acks = rng.below(20) === 0 ? 1 : 'all'
-      client.produce(
-        topic,
-        1 + rng.below(burst * 2),
-        rng.below(USUAL_BYTES),
-        topic === SMALL_TOPIC ? 0 : partition,
-        acks,
-      )
+      produceSome(client, topic, burst, rng)
     }
   }
 
@@ -55,6 +48,19 @@ export function startLoad(sim: Sim): { stop(): void } {
       stopped = true
     },
   }
+}
+
+function produceSome(client: ClientHost, topic: string, burst: number, rng: Rng): void {
+  const count = 1 + rng.below(burst * 2)
+  const isSingle = topic === SMALL_TOPIC || topic === BRIEF_TOPIC || rng.below(2) === 0
+  const acks = rng.below(20) === 0 ? 1 : 'all'
+  client.produce(
+    topic,
+    count,
+    rng.below(topic === BRIEF_TOPIC ? BRIEF_BYTES : USUAL_BYTES),
+    isSingle ? 0 : null,
+    acks,
+  )
 }
 
 function offerOne(edge: EdgeHost, rng: Rng): void {

@@ -1,7 +1,9 @@
 import type { Rng } from '../../common/env.ts'
+import type { FakeDisk } from '../fake-disk.ts'
 import type { HostClock } from './host-clock.ts'
 import type { SimProcess } from './process.ts'
 import type { Sim } from './sim.ts'
+import type { World } from './world.ts'
 
 /** What faults are made with. */
 
@@ -84,6 +86,21 @@ export async function slowDisk({ rng, pause }: FaultContext, machines: readonly 
   machine.slowness = [5, 50, 300][rng.below(3)] ?? 5
   await pause(100, 6_000)
   machine.slowness = 1
+  return true
+}
+
+/** Flips a bit of a segment below `folder` that is full: nobody writes it any more. */
+export function flipSealedBit(world: World, rng: Rng, disk: FakeDisk, folder: string): boolean {
+  const segments = disk.paths().filter(path => path.startsWith(folder) && /\/\d{20}\.log$/.test(path))
+  segments.sort()
+  const folderOf = (path: string | undefined): string | undefined => path?.slice(0, path.lastIndexOf('/'))
+  const sealed = segments.filter((path, index) => folderOf(path) === folderOf(segments[index + 1]))
+  const path = sealed[rng.below(Math.max(1, sealed.length))]
+  const bytes = path === undefined ? 0 : disk.contentOf(path).length
+  if (path === undefined || bytes === 0) return false
+  const position = rng.below(bytes)
+  disk.flipBit(path, position, rng.below(8))
+  world.say(() => `a bit of ${path} at ${position} flips`)
   return true
 }
 

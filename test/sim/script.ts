@@ -2,7 +2,7 @@ import type { BatchHeader } from '../../common/batch.ts'
 import { eachBatch } from '../../common/batch.ts'
 import { decodeRecords } from '../../common/batch-records.ts'
 import { utf8Text } from '../../common/bytes.ts'
-import { MIB } from '../../common/limits.ts'
+import { KIB, MIB } from '../../common/limits.ts'
 import type { FetchedFrame } from '../../common/wire-peer.ts'
 import type { Ports, Topic } from '../../hub/ports.ts'
 import type { Message } from '../../hub/raft/types.ts'
@@ -20,7 +20,7 @@ import { startLoad } from './load.ts'
 import { Nemesis } from './nemesis.ts'
 import type { SimProcess } from './process.ts'
 import type { Sim } from './sim.ts'
-import { edgeConfig, PLENTY_BYTES, SMALL_TOPIC } from './sim.ts'
+import { BRIEF_TOPIC, edgeConfig, PLENTY_BYTES, SMALL_TOPIC } from './sim.ts'
 
 /** A seed's story: all starts, load and faults, then all is healed and must come to its end in bounded time, then all is judged. */
 
@@ -39,6 +39,7 @@ interface FinalPartition {
   topic: Topic
   partition: number
   batches: Uint8Array[]
+  startOffset: number
   highWatermark: number
 }
 
@@ -94,6 +95,7 @@ async function createTopics(sim: Sim): Promise<void> {
   const wanted = [
     { name: SMALL_TOPIC, partitions: 1, config: { maxRecordBytes: 1_024 } },
     ...READ_TOPICS.map(name => ({ name, partitions })),
+    { name: BRIEF_TOPIC, partitions: 1, config: { segmentBytes: 64 * KIB, retentionBytes: 64 * KIB } },
   ]
   for (const request of wanted) {
     for (;;) {
@@ -109,12 +111,14 @@ async function createTopics(sim: Sim): Promise<void> {
 
 function addReaders(sim: Sim, checker: ReadersChecker): void {
   for (const client of sim.clients) {
-    for (const topic of READ_TOPICS) {
+    for (const topic of [...READ_TOPICS, BRIEF_TOPIC]) {
       const name = `${client.host} ${topic}`
       client.addReader({
         name,
         topic,
         next: new Map(),
+        // A reader of what is kept for so short a time may find that it is gone.
+        onReset: topic === BRIEF_TOPIC ? 'earliest' : 'error',
         onRecord: ({ partition, offset, value }) => checker.record(name, partition, offset, textOf(value)),
         onError: (code, message) => {
           sim.world.count(`read ${code}`)
@@ -208,7 +212,7 @@ async function readPartition(
   { logs }: Ports,
   { topicId }: Topic,
   partition: number,
-): Promise<Pick<FinalPartition, 'batches' | 'highWatermark'>> {
+): Promise<Pick<FinalPartition, 'batches' | 'startOffset' | 'highWatermark'>> {
   const all: Uint8Array[] = []
   const { startOffset, highWatermark } = await logs.bounds(topicId, partition)
   for (let offset = startOffset; offset < highWatermark; ) {
@@ -216,7 +220,7 @@ async function readPartition(
     all.push(Uint8Array.from(batches))
     offset = nextOffset
   }
-  return { batches: all, highWatermark }
+  return { batches: all, startOffset, highWatermark }
 }
 
 // --------------------------------------------------------------------------------------------- judging
@@ -246,7 +250,11 @@ async function judge(
   const found = await readAll(source, [...topics.values()])
   checkFound(book, found)
   checkNotices(book, found)
-  sdk.check()
+  const startOf = (name: string, partition: number): number => {
+    const known = partitions.find(({ topic, ...each }) => topic.name === name && each.partition === partition)
+    return known?.startOffset ?? 0
+  }
+  sdk.check(startOf)
   for (const each of partitions) await checkReaders(sim, each, served, readers)
   const fleet = sim.ports()?.fleet.local() ?? []
   checkAlarms(
@@ -274,7 +282,7 @@ async function compareReplicas(sim: Sim, partitions: readonly FinalPartition[]):
 
 async function checkReaders(
   sim: Sim,
-  { topic, partition, batches }: FinalPartition,
+  { topic, partition, batches, startOffset }: FinalPartition,
   served: ServedChecker,
   readers: ReadersChecker,
 ): Promise<void> {
@@ -290,7 +298,7 @@ async function checkReaders(
       }
     }
   }
-  served.checkAllThere(topic.topicId, partition, 0, offsets)
+  served.checkAllThere(topic.topicId, partition, startOffset, offsets)
   if (!READ_TOPICS.some(name => name === topic.name)) return
   for (const { host } of sim.clients) readers.check(`${host} ${topic.name}`, partition, records)
 }

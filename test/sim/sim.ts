@@ -26,6 +26,8 @@ export const PLENTY_BYTES = 64 * MIB
 /** Takes records up to 1,024 bytes. */
 export const SMALL_TOPIC = 'small'
 export const DOOMED_TOPIC = 'doomed'
+/** Keeps little: its logs start late. */
+export const BRIEF_TOPIC = 'brief'
 /** The name that edges and clients dial: any of the nodes. */
 const HUB_NAME = 'hub'
 /** For the trace. */
@@ -209,7 +211,13 @@ export function edgeConfig(edgeId: string, plan: EdgePlan, budgetBytes = PLENTY_
       '*': { lanes, partitionBy, keepAckedMs },
       beta: { onFull: 'reject' as const, priority: 5 },
     },
-    storage: { budgetBytes, commitMs, journalBytes: EDGE_JOURNAL_BYTES, tailCacheBytes: 64 * KIB },
+    storage: {
+      budgetBytes,
+      commitMs,
+      segmentBytes: plan.segmentBytes,
+      journalBytes: EDGE_JOURNAL_BYTES,
+      tailCacheBytes: 64 * KIB,
+    },
     uplink: { windowBytes, maxBatchBytes, compression, backoffMinMs: 50, backoffMaxMs: 2_000 },
   })
 }

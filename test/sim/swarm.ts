@@ -42,6 +42,7 @@ export const FAULTS = {
   'edge clone': 1,
   'edge rollback': 1,
   'edge wipe': 1,
+  'edge bit flip': 1,
   'edge lanes': 1,
   'record too large': 1,
   'client kill': 2,
@@ -84,6 +85,7 @@ export interface SwarmPlan {
 export interface EdgePlan {
   lanes: number
   keepAckedMs: number
+  segmentBytes: number
   windowBytes: number
   maxBatchBytes: number
   compression: 'zstd' | 'none'
@@ -135,6 +137,7 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
     edge: {
       lanes: 1 + rng.below(2),
       keepAckedMs: pick(0, 0, 3_600_000, 86_400_000),
+      segmentBytes: pick(16 * KIB, 16 * MIB),
       windowBytes: pick(4, 16, 256) * KIB,
       maxBatchBytes: pick(KIB, 8 * KIB, 64 * KIB),
       compression: pick('zstd' as const, 'none'),

@@ -48,6 +48,7 @@ export type Excuse =
   | 'edge-full'
   | 'hub-full'
   | 'large'
+  | 'damage'
 
 export class Book {
   readonly offered = new Map<string, Offered>()

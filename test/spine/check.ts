@@ -30,6 +30,8 @@ export interface Source {
   codec: Codec
   /** All committed batches of a partition, in order. */
   read(topic: Topic, partition: number): AsyncIterable<Uint8Array>
+  /** Whether what comes first in the partition may be the middle of a run: retention took the rest. */
+  startsLate?(topic: Topic): boolean
   /** Takes data that no edge wrote. Absent: there must be none. */
   foreign?(
     topic: Topic,
@@ -158,7 +160,8 @@ class PartitionReader {
   }
 
   #continues(run: number, from: number, to: number, what: string): void {
-    const next = this.#next.get(run) ?? 0
+    const isKnown = this.#next.has(run) || this.#source.startsLate?.(this.#topic) !== true
+    const next = isKnown ? (this.#next.get(run) ?? 0) : from
     if (from !== next) throw this.#wrong(`${what} of run ${run} is at sequence ${from}, ${next} was next`)
     this.#next.set(run, to)
   }
@@ -273,6 +276,7 @@ function checkReasons(book: Book, { gaps, starts }: Found): void {
     const { edge, reason } = gap
     const excused =
       (reason === 'disk-full' && book.isExcused(edge, 'edge-full')) ||
+      (reason === 'damage' && book.isExcused(edge, 'damage')) ||
       (reason === 'refused' && book.isExcused(edge, 'large', 'deleted')) ||
       (reason === 'hub-rollback' && book.isExcused(edge, 'hub-rollback', 'moved')) ||
       (reason === 'wiped' && book.isExcused(edge, 'wiped', 'fork', 'hub-rollback', 'deleted', 'moved')) ||
@@ -316,7 +320,7 @@ export function checkAlarms(book: Book, edgeIds: readonly string[], fleet: reado
     }
     for (const [kind, message] of book.alarms(edgeId)) {
       const isWrong =
-        kind === 'damage' ||
+        (kind === 'damage' && !book.isExcused(edgeId, 'damage')) ||
         kind === 'protocol' ||
         kind === 'stalled' ||
         (kind === 'fork' && !book.isExcused(edgeId, 'fork', 'wiped')) ||

@@ -33,14 +33,15 @@ export class SdkRecordsChecker {
     this.#newest.set(key, record)
   }
 
-  /** After all was found. */
-  check(): void {
+  /** After all was found; `startOf`: what lies below is deleted by retention. */
+  check(startOf: (topic: string, partition: number) => number): void {
     for (const record of this.#book.records.values()) {
       if (record.outcome !== 'acked') continue
       const { id, topic, partition, offset, isSafe } = record
       const place = this.#found.get(record)
       if (place === undefined) {
-        if (isSafe) throw new Error(`${id}, acked at ${offset} of ${topic}/${partition}, is gone`)
+        if (isSafe && offset >= startOf(topic, partition))
+          throw new Error(`${id}, acked at ${offset} of ${topic}/${partition}, is gone`)
       } else if (place.partition !== partition || place.offset !== offset) {
         const found = `${place.partition} at ${place.offset}`
         throw new Error(`${id}, acked at ${offset} of ${topic}/${partition}, is in partition ${found}`)
