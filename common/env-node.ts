@@ -1,4 +1,4 @@
-import { randomBytes, randomInt } from 'node:crypto'
+import { randomBytes, randomFillSync, randomInt } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
 import { nodeCodec } from './compression.ts'
 import { nodeDisk } from './disk-node.ts'
@@ -11,6 +11,8 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 /** `randomInt` takes ranges below this. */
 const MAX_RANDOM_INT = 2 ** 48 - 1
 const TWO_53 = 2 ** 53
+/** Random numbers of 32 bits drawn at once. */
+const POOLED_NUMBERS = 1024
 
 /** Time, randomness, disk, network and compression of this machine. */
 export function nodeEnv(): Env {
@@ -35,10 +37,17 @@ function nodeClock(): Clock {
 
 /** Cryptographically strong. */
 function nodeRng(): Rng {
-  const below53 = (): number => {
-    const bytes = randomBytes(8)
-    return (bytes.readUInt32BE(0) & 0x1fffff) * 2 ** 32 + bytes.readUInt32BE(4)
+  // A call to the system costs more than the commit of a record does otherwise, and some ask for a number with each.
+  const pool = new Uint32Array(POOLED_NUMBERS)
+  let used = POOLED_NUMBERS
+  const next32 = (): number => {
+    if (used === POOLED_NUMBERS) {
+      randomFillSync(pool)
+      used = 0
+    }
+    return pool[used++] ?? 0
   }
+  const below53 = (): number => (next32() & 0x1fffff) * 2 ** 32 + next32()
   return {
     float: () => below53() / TWO_53,
     below: bound => (bound <= MAX_RANDOM_INT ? randomInt(bound) : Math.floor((below53() / TWO_53) * bound)),

@@ -75,6 +75,7 @@ class UplinkShell implements Uplink {
   #stepping = false
   #channel: Channel | null = null
   #timer: Timer | null = null
+  #timerAtMs = Number.POSITIVE_INFINITY
   #reportTimer: Timer | null = null
   /** Frames made and not sent. */
   readonly #prepared = new Map<number, { log: number; batches: Uint8Array }>()
@@ -151,12 +152,19 @@ class UplinkShell implements Uplink {
   }
 
   #schedule(): void {
+    const nowMs = this.#clock.monotonicMs()
+    const atMs = this.#closed ? Number.POSITIVE_INFINITY : wakeAtMs(this.#state, nowMs)
+    // Most inputs leave it as it was, and one comes with each commit.
+    if (this.#timer !== null && atMs === this.#timerAtMs) return
     this.#timer?.cancel()
     this.#timer = null
-    const nowMs = this.#clock.monotonicMs()
-    const atMs = wakeAtMs(this.#state, nowMs)
-    if (atMs === Number.POSITIVE_INFINITY || this.#closed) return
-    this.#timer = this.#clock.setTimer(() => this.#input({ t: 'tick' }), Math.max(1, Math.ceil(atMs - nowMs)))
+    this.#timerAtMs = atMs
+    if (atMs === Number.POSITIVE_INFINITY) return
+    const tick = (): void => {
+      this.#timer = null
+      this.#input({ t: 'tick' })
+    }
+    this.#timer = this.#clock.setTimer(tick, Math.max(1, Math.ceil(atMs - nowMs)))
   }
 
   #lane(key: string): Lane {
