@@ -34,6 +34,7 @@ import {
   decodeRunStart,
   decodeTip,
   encodableDetails,
+  encodableTip,
 } from './wire-parts.ts'
 
 /** The frames of wire.ts to and from bytes, validated field by field. */
@@ -65,7 +66,7 @@ export function encodeFrame(frame: Frame): Uint8Array {
     case 'welcome':
       return encodeCbor({ ...frame, edge: frame.edge === undefined ? undefined : { ...frame.edge } })
     case 'opened':
-      return encodeCbor({ ...frame, tip: frame.tip === null ? null : { ...frame.tip } })
+      return encodeCbor({ ...frame, tip: encodableTip(frame.tip) })
     case 'run':
       return encodeCbor({ ...frame, prev: frame.prev === null ? null : { ...frame.prev } })
     case 'report':

@@ -40,7 +40,15 @@ export function decodeError(f: Fields): ErrorFrame {
 }
 
 export function decodeTip(f: Fields): LaneTip {
-  return { run: f.uint('run'), next: f.uint('next'), committed: f.uint('committed') }
+  const tip = { run: f.uint('run'), next: f.uint('next'), committed: f.uint('committed') }
+  if (!f.present('past')) return tip
+  const pastOf = (item: Fields) => ({ run: item.uint('run'), next: item.uint('next') })
+  return { ...tip, past: f.maps('past', WIRE_LIMITS.maxPastRuns, pastOf) }
+}
+
+export function encodableTip(tip: LaneTip | null): CborInput {
+  if (tip === null) return null
+  return { ...tip, past: tip.past?.map(past => ({ ...past })) }
 }
 
 export function decodeRunStart(f: Fields): Pick<RunFrame, 'run' | 'prev' | 'reason'> {

@@ -15,6 +15,7 @@ import {
   decodeRunStart,
   decodeTip,
   encodableDetails,
+  encodableTip,
 } from './wire-parts.ts'
 import type {
   AnswerFrame,
@@ -94,7 +95,7 @@ function encodableAnswer(answer: PeerAnswer): CborInput {
     case 'start-run':
     case 'declare-gap':
     case 'lane-tip':
-      return { c: answer.c, tip: answer.tip === null ? null : { ...answer.tip } }
+      return { c: answer.c, tip: encodableTip(answer.tip) }
     case 'bounds':
     case 'read':
       return { ...answer, bounds: { ...answer.bounds } }

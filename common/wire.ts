@@ -55,6 +55,8 @@ export const WIRE_LIMITS = {
   maxMessageBytes: 4_096,
   maxLanes: 1_024,
   maxReportLanes: 4_096,
+  /** Two directories that carry one edge's id take turns, each with a few starts: one finds its own among so many. */
+  maxPastRuns: 8,
   /** As many as a hub may have. */
   maxPartitions: 100_000,
   /** CBOR values in a frame that comes to a hub or an edge. */
@@ -155,11 +157,20 @@ export interface LaneTip {
   run: number
   next: number
   committed: number
+  /** In answers to `open`: the runs before that have records, newest first, WIRE_LIMITS.maxPastRuns at most; absent: there are none. */
+  past?: readonly PastRun[]
+}
+
+/** How far a run of a lane is at the hub that is not its tip any more: all of it is committed. */
+export interface PastRun {
+  run: number
+  next: number
 }
 
 /**
  * Hub: where the lane goes and how far it is; `tip` null where the hub holds nothing of (edge, topic id, lane). All of the tip is
- * committed, also where its run has no records yet: what that run follows is settled then.
+ * committed, also where its run has no records yet: what that run follows is settled then. An edge that does not know the tip's run
+ * (another directory with its id wrote it) goes on from the newest of the runs before that it knows.
  */
 export interface OpenedFrame {
   t: 'opened'
@@ -249,7 +260,7 @@ export interface AppendFrame {
  * Hub: cumulative; sent when `next` or `committed` moved, not per append, and for a duplicate once its original is committed.
  * `next` is one past the last record of `run` in the log, `committed` one past the last durable one.
  */
-export interface AckFrame extends LaneTip {
+export interface AckFrame extends Omit<LaneTip, 'past'> {
   t: 'ack'
   log: number
 }

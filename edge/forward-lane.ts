@@ -1,9 +1,11 @@
 import { must } from '../common/assert.ts'
-import type { LaneTip, RunFrame } from '../common/wire.ts'
+import type { LaneTip, PastRun, RunFrame } from '../common/wire.ts'
+import { WIRE_LIMITS } from '../common/wire.ts'
 import type { ForwarderState, LaneState } from './forward-state.ts'
 import { dropQueue, MAX_INFLIGHT_FRAMES, resetLane, retryLane } from './forward-state.ts'
 import type { Input, LedgerChange, Output, StepContext } from './forward-types.ts'
 import { gapAt, gapFrame, nextGapFrom, skipGaps, summaryGap } from './gaps.ts'
+import type { Ledger } from './ledger.ts'
 import type { BreakReason, Run } from './runs.ts'
 import { findRun, runAt, runFrom } from './runs.ts'
 
@@ -51,17 +53,26 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
     const message = `the hub lost what it had committed of ${lane.key} from offset ${place}: sending again what is kept`
     out.push({ t: 'alarm', alarm: { kind: 'hub-rollback', message, lane: lane.key } })
     out.push({ t: 'committed', lane: lane.key, offset: place })
-  } else if (tip !== null) noteTip(lane, tip, out, true)
+  } else if (tip !== null) {
+    noteTip(lane, tip, out, true)
+    if (findRun(ledger.runs, tip.run) === undefined) noteHeld(lane, place, out)
+  }
   lane.phase = 'ready'
   state.active.add(lane)
 }
 
+/** The hub holds everything below `offset`, whatever came after it there. */
+function noteHeld({ key, ledger }: LaneState, offset: number, out: Output[]): void {
+  if (offset > ledger.committed) out.push({ t: 'committed', lane: key, offset })
+}
+
 /** The hub's tip is not of this edge's past: what it may lack goes out under new runs, for old ones may stand in its log. */
 function forkLane(lane: LaneState, out: Output[]): void {
-  const { runs, committed } = lane.ledger
-  const known = findRun(runs, lane.run)
-  const from = known?.end ?? committed
+  const { ledger, opened } = lane
+  const known = findRun(ledger.runs, lane.run)
+  const from = known?.end ?? heldEnd(ledger, opened?.tip?.past ?? [])
   const reason = known === undefined ? breakReason(lane, from) : 'fork'
+  if (known === undefined) noteHeld(lane, from, out)
   if (reason === 'fork') {
     const message = `the hub holds more of run ${lane.run} than this edge: lane ${lane.key} forks`
     out.push({ t: 'alarm', alarm: { kind: 'fork', message, lane: lane.key } })
@@ -75,7 +86,20 @@ function breakReason({ ledger }: LaneState, from: number): BreakReason {
   const run = runAt(ledger.runs, from) ?? runFrom(ledger.runs, from)
   if (run === undefined || run.prev !== null || run.reason === 'next') return 'fork'
   if (run.reason !== 'first') return run.reason
-  return from === 0 ? 'wiped' : 'fork'
+  return from === 0 && ledger.committed === 0 ? 'wiped' : 'fork'
+}
+
+/**
+ * Up to where the hub has this lane's records, though its tip is of another directory: to where the newest run ends that it
+ * remembers and this one knows. With more runs than it remembers it can't be told, and what it once committed counts as held.
+ */
+function heldEnd({ runs, committed, durableEnd }: Ledger, past: readonly PastRun[]): number {
+  for (const { run: id, next } of past) {
+    const run = findRun(runs, id)
+    if (run !== undefined) return Math.min(run.start + next, run.end ?? durableEnd)
+  }
+  if (past.length >= WIRE_LIMITS.maxPastRuns) return committed
+  return Math.min(committed, runs[0]?.start ?? committed)
 }
 
 /** The hub has nothing of this lane: from the first record it could be told of. */
@@ -89,11 +113,12 @@ function fromNothing(lane: LaneState): number {
 
 function fromTip(lane: LaneState, tip: LaneTip): number | 'fork' {
   const { ledger } = lane
-  const { runs, committed } = ledger
+  const { runs } = ledger
   const run = findRun(runs, tip.run)
   if (run === undefined) {
-    const pending = runAt(runs, committed) ?? runFrom(runs, committed)
-    if (pending === undefined) return committed
+    const held = heldEnd(ledger, tip.past ?? [])
+    const pending = runAt(runs, held) ?? runFrom(runs, held)
+    if (pending === undefined) return held
     return lane.forked ? pending.start : 'fork'
   }
   const end = run.end ?? ledger.durableEnd

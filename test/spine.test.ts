@@ -137,6 +137,34 @@ test('a directory cloned while running forks: nothing is lost, and it is said', 
   expect(new Set(after.numbers)).toEqual(new Set(stage.acked))
 })
 
+test('two directories of one edge when the hub goes back: each sends again what the hub lost of it, and no more', async () => {
+  const clone = { data: `${stage.dir}/clone` }
+  const publishFrom = async (directory: { data?: string }, count: number) => {
+    await stage.startEdge(directory)
+    await stage.publish(count)
+    await stage.drained()
+    await stage.stopEdge()
+  }
+  await publishFrom({}, 50)
+  await stage.copy('edge', 'clone')
+  await publishFrom({}, 10)
+  await publishFrom(clone, 10)
+  await stage.stopHub()
+  await stage.copy('hub', 'old')
+  await stage.startHub()
+  await publishFrom({}, 20)
+  await publishFrom(clone, 30)
+  await stage.stopHub()
+  await stage.startHub('old')
+  // The first finds its own past behind the other's run, the second behind what the first sent again.
+  await publishFrom({}, 5)
+  await publishFrom(clone, 5)
+  const stored = await stage.stored()
+  expect(stored.numbers.toSorted((left, right) => left - right)).toEqual(stage.acked)
+  expect(stored.gaps.filter(({ count }) => count !== null)).toEqual([])
+  await expectTold(stage, 'telemetry')
+})
+
 test('a directory rolled back with a backlog sends it under a new run', async () => {
   await stage.startEdge()
   await stage.publish(50)

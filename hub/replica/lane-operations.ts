@@ -38,6 +38,11 @@ export function laneOperations(
     return tip(id) ?? { run: 0, next: 0, committed: 0 }
   }
 
+  function openedTip(id: LaneId): LaneTip {
+    const past = producers.lane(id)?.past ?? []
+    return past.length === 0 ? tipNow(id) : { ...tipNow(id), past }
+  }
+
   /** Commits what moved the lane from `before` to where it is now. */
   function commitLane(
     id: LaneId,
@@ -81,7 +86,8 @@ export function laneOperations(
     },
     startRun: (id, start) => {
       const declared = producers.judgeRun(id, start)
-      if (declared === null) return committed('committed', () => tipNow(id))
+      // Who opens a lane asks so, and is told what came before.
+      if (declared === null) return committed('committed', () => openedTip(id))
       const before = producers.lane(id)
       const undo = [producers.applyRun(id, start)]
       const announced = runBatch(runControl(id, start))

@@ -1,7 +1,8 @@
 import type { BatchHeader } from '../../common/batch.ts'
 import { MAX_SEQUENCE } from '../../common/batch.ts'
 import { TributaryError } from '../../common/errors.ts'
-import type { GapFrame, GapReason, RunFrame } from '../../common/wire.ts'
+import type { GapFrame, GapReason, PastRun, RunFrame } from '../../common/wire.ts'
+import { WIRE_LIMITS } from '../../common/wire.ts'
 
 /**
  * The rules of runs: an edge's lane in a partition is a chain of runs without holes. The hub remembers the tip (run and
@@ -21,6 +22,15 @@ export interface LaneState extends LaneId {
   readonly next: number
   /** What `run` followed: all of it is held or declared. */
   readonly prev: { readonly run: number; readonly end: number } | null
+  /** See LaneTip. */
+  readonly past: readonly PastRun[]
+}
+
+/** The runs before the next one, newest first; those without records tell nothing. */
+export function pastOf(tip: LaneState | undefined): readonly PastRun[] {
+  if (tip === undefined) return []
+  const { run, next, past } = tip
+  return next === 0 ? past : [{ run, next }, ...past].slice(0, WIRE_LIMITS.maxPastRuns)
 }
 
 /** See RunFrame. */

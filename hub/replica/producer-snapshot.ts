@@ -2,6 +2,7 @@ import { z } from 'zod'
 import type { CborInput } from '../../common/cbor.ts'
 import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
+import type { PastRun } from '../../common/wire.ts'
 import type { ClientProducer, StoredBatch } from './client-producers.ts'
 import type { LaneState } from './lanes.ts'
 import type { EpochStart } from './leader-epochs.ts'
@@ -12,10 +13,10 @@ import type { History } from './replay.ts'
 /**
  * What a partition's log tells below an offset, as bytes: a CBOR map of the format, the starts of leader epochs, and producers in
  * parts, each the CBOR of up to PART_ENTRIES clients or lanes, since a partition may have a hundred thousand lanes and one CBOR value
- * holds so many items. Format 1 had no epochs: what it is of was all written under epoch 0.
+ * holds so many items. Format 1 had no epochs: what it is of was all written under epoch 0. Before format 3 lanes had no past.
  */
 
-const SNAPSHOT_FORMAT = 2
+const SNAPSHOT_FORMAT = 3
 const PART_ENTRIES = 1_000
 
 const count = z.int().min(0)
@@ -28,11 +29,11 @@ const snapshotSchema = z.object({
 })
 /** Id, epoch, last seen, then four numbers per batch. */
 const clientsSchema = z.array(z.array(z.int()))
-/** Edge, lane, run, next, and the predecessor's run and end where there is one. */
+/** Edge, lane, run, next; then the predecessor's run and end, 0 and 0 for none; then run and next of each past run. */
 const lanesSchema = z.array(
   z.union([
     z.tuple([z.string(), count, count, count]),
-    z.tuple([z.string(), count, count, count, count, count]),
+    z.tuple([z.string(), count, count, count, count, count], count),
   ]),
 )
 
@@ -47,8 +48,10 @@ export function encodeSnapshot({ producers, epochs }: History): Uint8Array {
     clients.push(fields)
   }
   const lanes: CborInput[] = []
-  for (const { edge, lane, run, next, prev } of producers.lanes()) {
-    lanes.push(prev === null ? [edge, lane, run, next] : [edge, lane, run, next, prev.run, prev.end])
+  for (const { edge, lane, run, next, prev, past } of producers.lanes()) {
+    const isPlain = prev === null && past.length === 0
+    const before = [prev?.run ?? 0, prev?.end ?? 0, ...past.flatMap(each => [each.run, each.next])]
+    lanes.push(isPlain ? [edge, lane, run, next] : [edge, lane, run, next, ...before])
   }
   const starts = epochs.entries().flatMap(({ epoch, startOffset }) => [epoch, startOffset])
   const parts = { clients: inParts(clients), lanes: inParts(lanes) }
@@ -103,7 +106,11 @@ function readClient(fields: readonly number[]): [number, ClientProducer] {
 }
 
 function readLane(fields: z.infer<typeof lanesSchema>[number]): LaneState {
-  const [edge, lane, run, next, prevRun, prevEnd] = fields
-  const prev = prevRun === undefined || prevEnd === undefined ? null : { run: prevRun, end: prevEnd }
-  return { edge, lane, run, next, prev }
+  const [edge, lane, run, next, prevRun = 0, prevEnd = 0, ...numbers] = fields
+  const past: PastRun[] = []
+  for (let at = 0; at + 2 <= numbers.length; at += 2) {
+    const [pastRun = 0, pastNext = 0] = numbers.slice(at, at + 2)
+    past.push({ run: pastRun, next: pastNext })
+  }
+  return { edge, lane, run, next, prev: prevRun === 0 ? null : { run: prevRun, end: prevEnd }, past }
 }

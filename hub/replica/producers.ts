@@ -5,7 +5,7 @@ import { TributaryError } from '../../common/errors.ts'
 import type { ClientProducer } from './client-producers.ts'
 import { afterBatch, judgeClientBatch } from './client-producers.ts'
 import type { GapRange, LaneId, LaneState, RunAnnouncement } from './lanes.ts'
-import { gapLeft, judgeRun, judgeRunBatch, laneKey, unknownRun } from './lanes.ts'
+import { gapLeft, judgeRun, judgeRunBatch, laneKey, pastOf, unknownRun } from './lanes.ts'
 
 /**
  * Who has written to a partition, and how far: Kafka's idempotent producers (ids below 2^52) by their last batches, edges
@@ -120,7 +120,7 @@ export class Producers {
   applyRun(id: LaneId, start: RunAnnouncement): Undo {
     const tip = this.lane(id)
     const { run, prev } = start
-    return this.#putLane({ edge: id.edge, lane: id.lane, run, next: 0, prev }, tip)
+    return this.#putLane({ edge: id.edge, lane: id.lane, run, next: 0, prev, past: pastOf(tip) }, tip)
   }
 
   /** What of a gap is not held yet, null where nothing is. Throws `unknown_run`, `out_of_order_sequence`, `invalid_argument`. */

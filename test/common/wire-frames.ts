@@ -1,7 +1,7 @@
 import * as fc from 'fast-check'
 import { ERROR_CODES } from '../../common/errors.ts'
 import type { Frame } from '../../common/wire.ts'
-import { GAP_REASONS, isSummary } from '../../common/wire.ts'
+import { GAP_REASONS, isSummary, WIRE_LIMITS } from '../../common/wire.ts'
 import type { ExpectedFrames } from '../../common/wire-codec.ts'
 
 /** Arbitrary valid frames, with who may send them. */
@@ -18,6 +18,7 @@ const bytes = fc.uint8Array({ maxLength: 300 })
 const code = fc.constantFrom(...Object.keys(ERROR_CODES))
 const nullable = <T>(inner: fc.Arbitrary<T>) => fc.option(inner, { nil: null })
 const tip = { run: uint, next: uint, committed: uint }
+const past = fc.array(fc.record({ run: uint, next: uint }), { maxLength: WIRE_LIMITS.maxPastRuns })
 
 function record(t: string, fields: Record<string, fc.Arbitrary<unknown>>, maybe: string[] = []) {
   const all: Record<string, fc.Arbitrary<unknown>> = { t: fc.constant(t), ...fields }
@@ -184,7 +185,7 @@ const bySender = {
       leaderEpoch: int,
       maxRecordBytes: positive,
       maxBatchBytes: positive,
-      tip: nullable(fc.record(tip)),
+      tip: nullable(fc.record({ ...tip, past }, { requiredKeys: ['run', 'next', 'committed'] })),
     }),
     record('ack', { log: uint, ...tip }),
     record('refused', { log: uint, code, message: text, run: uint, next: uint, sequence: uint }, [

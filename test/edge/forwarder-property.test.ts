@@ -19,6 +19,7 @@ function check(sim: Sim, copies: boolean): void {
     const [topic = '', lane = '0'] = key.split('/')
     const entries = laneNow(sim, topic, Number(lane))?.entries ?? []
     const position = new Map(ids.map((id, offset) => [id, offset]))
+    const runs = new Set(sim.disk.ledgers.get(key)?.runs.map(({ run }) => run))
     const seen = new Set<number>()
     let last = -1
     for (const entry of entries) {
@@ -26,8 +27,9 @@ function check(sim: Sim, copies: boolean): void {
         if (entry.reason === 'fork' || entry.reason === 'moved') last = -1
         continue
       }
-      // Records of a future that was rolled back away.
+      // Records of another directory, or of a future that was rolled back away.
       if (copies && entry.kind === 'record' && !position.has(entry.id)) continue
+      if (copies && entry.kind === 'gap' && !runs.has(entry.run)) continue
       const range =
         entry.kind === 'gap' ? [entry.localFrom, entry.localTo] : [position.get(entry.id) ?? -1, 0]
       const from = range[0] ?? 0
@@ -186,6 +188,50 @@ test('a directory rolled back forks: all it has reaches the hub, copies are decl
       check(sim, true)
       if (delivered) expect(sim.alarms.some(alarm => alarm.kind === 'fork')).toBe(true)
     }),
+    { numRuns: 300 },
+  )
+}, 60_000)
+
+test('two directories of one edge and a hub that went back: each gets all it has to the hub, or says what is gone', () => {
+  fc.assert(
+    fc.property(
+      fc.nat(),
+      fc.array(fc.tuple(steps, fc.constantFrom('swap', 'keep', 'copy hub')), { minLength: 2, maxLength: 7 }),
+      (seed, rounds) => {
+        const sim = createSim(seededRng(seed))
+        const run = (script: typeof steps extends fc.Arbitrary<infer S> ? S : never): void => {
+          for (const { act, pick, turns } of script) {
+            if (act === 'drop') continue
+            play(sim, act, pick)
+            for (let turn = 0; turn < turns; turn++) sim.turn()
+          }
+        }
+        run(rounds[0]?.[0] ?? [])
+        feed(sim, seed)
+        for (let turn = 0; turn < 200; turn++) sim.turn()
+        // Another directory, and the hub as it was at some time.
+        let other = sim.copyDisk()
+        let old = sim.copyHub()
+        const swap = (): void => {
+          const mine = sim.copyDisk()
+          sim.replaceDisk(other)
+          other = mine
+        }
+        for (const [script, act] of rounds) {
+          if (act === 'swap') swap()
+          if (act === 'copy hub') old = sim.copyHub()
+          run(script)
+        }
+        sim.replaceHub(old)
+        for (let turns = 0; turns < 3; turns++) {
+          // One that has nothing to send thinks that all is well until it is connected.
+          feed(sim, seed)
+          sim.settle()
+          check(sim, true)
+          swap()
+        }
+      },
+    ),
     { numRuns: 300 },
   )
 }, 60_000)

@@ -7,7 +7,7 @@ import type {
   RunFrame,
   UplinkHubFrame,
 } from '../../common/wire.ts'
-import { isSummary } from '../../common/wire.ts'
+import { isSummary, WIRE_LIMITS } from '../../common/wire.ts'
 
 /** The hub as wire.ts specifies it, without bytes: what the forwarder is tested against. All of its state is plain data. */
 
@@ -164,7 +164,9 @@ function apply(
     assert(frame.prev === null || frame.reason === 'next', 'a run with a predecessor says next')
     assert(frame.prev !== null || frame.reason !== 'next', 'a run without one says why')
     assert(frame.reason !== 'first' || tip === null, 'first is said only to a hub without tip')
-    lane.tip = { run: frame.run, next: 0, committed: 0 }
+    const { past = [], run: before = 0, next = 0 } = tip ?? {}
+    const all = next === 0 ? past : [{ run: before, next }, ...past]
+    lane.tip = { run: frame.run, next: 0, committed: 0, past: all.slice(0, WIRE_LIMITS.maxPastRuns) }
     lane.entries.push({ kind: 'run', run: frame.run, reason: frame.reason })
     return null
   }

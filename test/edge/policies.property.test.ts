@@ -10,7 +10,7 @@ import { createPolicyStage } from './policy-stage.ts'
  * acked reading is a record or counted, once. More with POLICY_RUNS, others with POLICY_SEED (the first one).
  */
 
-const RUNS = Number(process.env.POLICY_RUNS ?? 120)
+const RUNS = Number(process.env.POLICY_RUNS ?? 100)
 const FIRST_SEED = Number(process.env.POLICY_SEED ?? 1)
 
 const TOPICS = ['conflated', 'thinned', 'mixed'] as const

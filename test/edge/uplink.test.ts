@@ -62,7 +62,7 @@ describe.each(Array.from({ length: 6 }, (_, index) => index + 1))('seed %i', see
   }, 30_000)
 })
 
-test.each([1, 2, 3, 4])(
+test.each([1, 2])(
   'seed %i: what policies drop is summarised at the hub once, whatever crashes and breaks',
   async seed => {
     const rng = seededRng(seed)

@@ -72,7 +72,8 @@ export function createLane(host: LaneHost, handle: number): Lane {
     ack: () => {
       if (stopped || tip === null) return
       acked = tip
-      host.send({ t: 'ack', log: handle, ...tip })
+      const { run, next, committed } = tip
+      host.send({ t: 'ack', log: handle, run, next, committed })
     },
     stop: () => {
       stopped = true

@@ -169,6 +169,23 @@ describe('gaps and runs', () => {
     expect(counters).toMatchObject({ gaps: 1, gapRecords: 7, runs: 2 })
   })
 
+  it('say to who opens a lane what runs came before, newest first, without those that have no records; also after a restart', async () => {
+    const first = await openOn()
+    const run = (offset: number) => ({ run: P + offset, prev: null, reason: 'fork' as const })
+    for (let offset = 0; offset < 12; offset++) {
+      await first.partition.startRun(id, run(offset))
+      if (offset % 4 === 1) continue
+      await first.partition.appendLane(id, runOf(P + offset, 0, offset + 1))
+    }
+    const past = [10, 8, 7, 6, 4, 3, 2, 0].map(offset => ({ run: P + offset, next: offset + 1 }))
+    const tip = { run: P + 11, next: 12, committed: 12 }
+    expect(await first.partition.startRun(id, run(11))).toEqual({ ...tip, past })
+    expect(first.partition.tip(id)).toEqual(tip)
+    await first.dataDir.close()
+    const { partition } = await openOn({ disk: first.disk })
+    expect(await partition.startRun(id, run(11))).toEqual({ ...tip, past })
+  })
+
   it('that are summaries take one sequence and count the readings they stand for, once', async () => {
     const { partition, gaps, counters } = await openOn()
     await partition.startRun(id, { run: P, prev: null, reason: 'first' })

@@ -287,7 +287,7 @@ describe('snapshots', () => {
   })
 
   it('that are none, or of a later format, are refused', () => {
-    const later = encodeCbor({ format: 3, epochs: [], clients: [], lanes: [] })
+    const later = encodeCbor({ format: 4, epochs: [], clients: [], lanes: [] })
     expect(refusal(() => decodeSnapshot(later)).code).toBe('corrupt_log')
     expect(refusal(() => decodeSnapshot(new Uint8Array([1, 2]))).code).toBe('corrupt_log')
   })
