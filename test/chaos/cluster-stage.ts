@@ -47,6 +47,7 @@ export async function createClusterStage(
   })
   const smallDisk = !isGrown && (await mountSmallDisk(folders.at(-1) ?? '')) ? nodes - 1 : null
   const hubUrls = urls.join(',')
+  await mkdir(directory, { recursive: true })
   const config = join(directory, 'edge.yaml')
   const rules = [{ match: 'chaos/+/#', topic: 'chaos-{2}' }]
   const uplink = { backoffMinMs: '50ms', backoffMaxMs: '500ms' }

@@ -85,9 +85,11 @@ function readMessage(buffer: Buffer): Message | null {
   return { isBinary: ((buffer[0] ?? 0) & 0x0f) === 2, sizeBytes, payload }
 }
 
-/** The content of the WebSocket message at the head of `buffer`; null where more bytes are needed. */
+/** The content of the first binary WebSocket message in `buffer`; null where more bytes are needed. */
 export function webSocketPayload(buffer: Buffer): Buffer | null {
-  return readMessage(buffer)?.payload ?? null
+  const message = readMessage(buffer)
+  if (message === null) return null
+  return message.isBinary ? message.payload : webSocketPayload(buffer.subarray(message.sizeBytes))
 }
 
 function splitWebSocket(buffer: Buffer): FoundFrame | null {

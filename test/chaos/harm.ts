@@ -11,6 +11,7 @@ import { SMALL_DISK_BYTES } from './cluster-stage.ts'
 /** SIGSTOP lasts from a second up to so long. */
 const MAX_STOP_MS = 20_000
 const MAX_DOWN_MS = 3_000
+const START_LIMIT_MS = 60_000
 const MAX_CUT_MS = 8_000
 const MAX_FULL_MS = 5_000
 
@@ -48,8 +49,21 @@ async function killAndStart(child: Child, rng: Rng): Promise<string> {
   await sleep(rng.below(1_500))
   await child.kill()
   await sleep(rng.below(MAX_DOWN_MS))
-  await child.start()
+  await startUntilUp(child)
   return `kill ${child.name}`
+}
+
+/** As a supervisor does: with a full disk a node may not come up before there is room. */
+async function startUntilUp(child: Child): Promise<void> {
+  const limitMs = performance.now() + START_LIMIT_MS
+  for (;;) {
+    try {
+      return await child.start()
+    } catch (error) {
+      if (performance.now() > limitMs) throw error
+      await sleep(500)
+    }
+  }
 }
 
 async function pause(child: Child, rng: Rng): Promise<string> {
