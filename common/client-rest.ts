@@ -38,9 +38,10 @@ export async function call<T>(
       return await callOne({ ...rest, httpUrl }, method, path, schema, text)
     } catch (error) {
       tried.push(httpUrl)
-      const isNext = isTributaryError(error) && mayGoOn(error, method)
-      if (!isNext || tried.length >= rest.httpUrls.length) throw error
+      if (!isTributaryError(error) || !isOfNode(error)) throw error
+      // What comes next asks another one, also where this question must not be asked twice.
       rest.httpUrls.push(...rest.httpUrls.splice(0, 1))
+      if (!mayGoOn(error, method) || tried.length >= rest.httpUrls.length) throw error
     }
   }
 }
@@ -53,6 +54,11 @@ const NOT_REACHED: ReadonlySet<string> = new Set([
   'ENOTFOUND',
   'EAI_AGAIN',
 ])
+
+/** Whether it is the node that fails, not what is asked of it. */
+function isOfNode({ code, cause }: TributaryError): boolean {
+  return code === 'not_available' || code === 'timeout' || NOT_REACHED.has(systemErrorCode(cause) ?? '')
+}
 
 /** Whether another node may be asked the same: this one has not heard the question, or the question changes nothing. */
 function mayGoOn({ code, cause }: TributaryError, method: string): boolean {

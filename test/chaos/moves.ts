@@ -7,9 +7,9 @@ import type { Child } from '../../demo/child.ts'
 import type { ClusterStage } from './cluster-stage.ts'
 
 const STOP_TIMEOUT_MS = 30_000
-const SETTLE_TIMEOUT_MS = 120_000
+const SETTLE_TIMEOUT_MS = 60_000
 
-/** Resolves when all of so many nodes live and every replica is in sync; rejects after two minutes. */
+/** Resolves when all of so many nodes live and every replica is in sync; rejects after a minute. */
 export async function allInSync(client: TributaryClient, nodes: number): Promise<void> {
   await untilTrue(`${nodes} nodes in sync`, async () => {
     const { activeNodes, underReplicated, leaderless, reassigning } = await client.cluster.status()
@@ -19,13 +19,17 @@ export async function allInSync(client: TributaryClient, nodes: number): Promise
 
 async function untilTrue(what: string, ask: () => Promise<boolean>): Promise<void> {
   const limitMs = performance.now() + SETTLE_TIMEOUT_MS
+  let reason = 'it was not so yet'
   for (;;) {
     const isTrue = await ask().catch((error: unknown) => {
-      if (isTributaryError(error) && error.retriable) return false
-      throw error
+      if (!isTributaryError(error) || !error.retriable) throw error
+      reason = messageOf(error)
+      return false
     })
     if (isTrue) return
-    if (performance.now() > limitMs) throw new Error(`not within ${SETTLE_TIMEOUT_MS} ms: ${what}`)
+    if (performance.now() > limitMs) {
+      throw new Error(`not within ${SETTLE_TIMEOUT_MS} ms: ${what} (${reason})`)
+    }
     await sleep(100)
   }
 }
