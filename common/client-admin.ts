@@ -37,6 +37,8 @@ const topicDescription = z.object({
 const edgeSummary = z.object({
   id: z.string(),
   connected: z.boolean(),
+  /** The node it is connected to; hubs that know no nodes do not say. */
+  nodeId: z.number().nullable().default(null),
   address: z.string(),
   software: z.string(),
   session: z.number(),

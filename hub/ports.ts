@@ -151,6 +151,8 @@ export interface Logs {
 export interface EdgeInfo {
   id: string
   connected: boolean
+  /** The node it is connected to. */
+  nodeId: number | null
   address: string
   software: string
   session: number

@@ -405,6 +405,7 @@ function createFleet(
       edges.set(request.id, {
         id: request.id,
         connected: true,
+        nodeId: 1,
         address: request.address,
         software: request.software,
         session,
@@ -424,7 +425,7 @@ function createFleet(
     disconnect: (edgeId, session) => {
       const edge = edges.get(edgeId)
       if (edge?.session !== session) return
-      edges.set(edgeId, { ...edge, connected: false })
+      edges.set(edgeId, { ...edge, connected: false, nodeId: null })
       fences.delete(edgeId)
     },
     report: (edgeId, session, report, clockOffsetMs) => {

@@ -15,6 +15,7 @@ import type { Ports, Topic } from '../../ports.ts'
 import { createHubTime } from '../../replica/hub-time.ts'
 import type { Role } from '../../replica/role.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
+import { clientAddresses } from './addresses.ts'
 import { createCalls } from './calls.ts'
 import type { ClusterNode } from './cluster-node.ts'
 import { openClusterNode } from './cluster-node.ts'
@@ -195,11 +196,12 @@ async function openOver(
     log,
   })
   const topics = createTopics(metadata, partitions)
-  const fleet = createFleet({ env, metadata, partitions, log })
   const routes = createRoutes({ clock, nodeId, metadata, peers, partitions })
   const tails = createTails({ clock, routes, peers })
   const logs = createLogs({ clock, metadata, partitions, routes, tails, peers })
-  const answer = createCalls({ clock, partitions, routes, presences: () => [], tellGaps: async () => {} })
+  const fleet = createFleet({ env, nodeId, metadata, logs, peers, log })
+  const { presences } = fleet
+  const answer = createCalls({ clock, partitions, routes, presences, tellGaps: async () => {} })
   node.serve({
     call: (_, call) => {
       if (call.c === 'producer-snapshot' || call.c === 'stretch') return replication.answer(call)
@@ -270,7 +272,7 @@ async function openOver(
       logs,
       fleet,
       cluster: createCluster(metadata),
-      addresses: () => [],
+      addresses: () => clientAddresses(metadata.image()),
       notReadyReason: () => {
         if (closing !== null) return 'the hub is stopping'
         return failure.error()?.message ?? lifecycle.notReadyReason()

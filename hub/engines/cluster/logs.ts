@@ -32,7 +32,13 @@ export interface LogsContext {
   peers: Pick<Peers, 'call'>
 }
 
-export function createLogs(context: LogsContext): Logs {
+/** What the engine itself asks of logs beside what endpoints do. */
+export interface ClusterLogs extends Logs {
+  /** Forgets a lane, durably, at its leader. */
+  removeLane(lane: LaneKey): Promise<void>
+}
+
+export function createLogs(context: LogsContext): ClusterLogs {
   const { clock, metadata, partitions, routes, tails, peers } = context
 
   function writable(topicId: string, partition: number): Topic {
@@ -133,6 +139,14 @@ export function createLogs(context: LogsContext): Logs {
         open => open.declareGap(idOf(lane), gap),
         leaderEpoch => ({ c: 'declare-gap', ...lane, leaderEpoch, gap }),
         ({ tip }) => tip,
+      ),
+    removeLane: lane =>
+      write(
+        lane.topicId,
+        lane.partition,
+        open => open.removeLane(idOf(lane)),
+        leaderEpoch => ({ c: 'remove-lane', ...lane, leaderEpoch }),
+        () => undefined,
       ),
     openLane: lane => {
       let epoch = 0

@@ -43,7 +43,7 @@ describe('the cluster engine', () => {
       expect(hub.clusterId).toBe(before.clusterId)
       expect(hub.topics.list()).toEqual(before.topics)
       expect(hub.fleet.local()).toEqual(
-        before.edges.map(edge => ({ ...edge, connected: false, clockOffsetMs: 0 })),
+        before.edges.map(edge => ({ ...edge, connected: false, nodeId: null, clockOffsetMs: 0 })),
       )
       expect(hub.logs.tip(lane)).toEqual({ run: P, next: 7, committed: 7 })
       const again = await attach(hub, 'e1', 't', 1)

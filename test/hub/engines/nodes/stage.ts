@@ -3,11 +3,16 @@ import { eachBatch } from '../../../../common/batch.ts'
 import { decodePlain } from '../../../../common/batch-records.ts'
 import { utf8Text } from '../../../../common/bytes.ts'
 import { nodeCodec } from '../../../../common/compression.ts'
+import { defaultHubConfig } from '../../../../common/config-hub.ts'
 import { TributaryError } from '../../../../common/errors.ts'
 import { openDataDir } from '../../../../common/log/data-dir.ts'
+import { evaluate } from '../../../../hub/controller/evaluate.ts'
 import type { Image, ImageRecord } from '../../../../hub/controller/image.ts'
 import { emptyImage } from '../../../../hub/controller/image.ts'
 import { createCalls } from '../../../../hub/engines/cluster/calls.ts'
+import { settingsOf } from '../../../../hub/engines/cluster/engine.ts'
+import type { ClusterFleet } from '../../../../hub/engines/cluster/fleet.ts'
+import { createFleet, freshTopicId } from '../../../../hub/engines/cluster/fleet.ts'
 import { createLogs } from '../../../../hub/engines/cluster/logs.ts'
 import type { PartitionTable } from '../../../../hub/engines/cluster/partitions.ts'
 import { createPartitionTable } from '../../../../hub/engines/cluster/partitions.ts'
@@ -36,6 +41,7 @@ export interface TestNode {
   peers: Peers
   routes: Routes
   logs: Logs
+  fleet: ClusterFleet
   /** Takes over records as committed metadata. */
   apply(...records: ImageRecord[]): void
   /** Calls of others that came. */
@@ -98,7 +104,8 @@ export class Nodes {
   }
 
   async start(...nodeIds: number[]): Promise<void> {
-    for (const nodeId of nodeIds) this.all.set(nodeId, await startNode(this.net, nodeId))
+    const submit = this.#submit()
+    for (const nodeId of nodeIds) this.all.set(nodeId, await startNode(this.net, nodeId, submit))
     for (const from of nodeIds) {
       for (const to of nodeIds) if (from !== to) this.node(from).peers.locate(to, addressOf(to))
     }
@@ -106,6 +113,18 @@ export class Nodes {
       () => nodeIds.every(from => nodeIds.every(to => to === from || this.node(from).peers.isUp(to))),
       'all links',
     )
+  }
+
+  /** The controller's rules upon what the first node knows; what comes of it is committed everywhere at once. */
+  #submit(): Metadata['submit'] {
+    const rng = seededRng(99)
+    return async (name, request) => {
+      const settings = settingsOf(defaultHubConfig())
+      const context = { nowMs: 1, freshTopicId: freshTopicId({ rng }), controllerId: 1 }
+      const { records, response } = evaluate(this.node(1).image, settings, name, request, context)
+      this.commit([...records])
+      return response
+    }
   }
 
   /** Breaks all links between two nodes, and keeps them from being made again until `join`. */
@@ -125,7 +144,7 @@ export class Nodes {
   }
 }
 
-async function startNode(net: PeerNet, nodeId: number): Promise<TestNode> {
+async function startNode(net: PeerNet, nodeId: number, submit: Metadata['submit']): Promise<TestNode> {
   const log = pino({ level: 'silent' })
   const disk = new FakeDisk({ rng: seededRng(nodeId) })
   const env = { disk, clock: liveClock, rng: seededRng(nodeId), codec: nodeCodec(), net: net.net(nodeId) }
@@ -180,12 +199,14 @@ async function startNode(net: PeerNet, nodeId: number): Promise<TestNode> {
   const metadata = {
     image: () => image,
     onApplied,
-    submit: () => Promise.reject(new TributaryError('not_available', 'no controller')),
+    submit,
   }
   const routes = createRoutes({ clock, nodeId, metadata, peers, partitions })
   const tails = createTails({ clock, routes, peers })
   const logs = createLogs({ clock, metadata, partitions, routes, tails, peers })
-  const calls = createCalls({ clock, partitions, routes, presences: () => [], tellGaps: async () => {} })
+  const fleet = createFleet({ env, nodeId, metadata, logs, peers, log })
+  const { presences } = fleet
+  const calls = createCalls({ clock, partitions, routes, presences, tellGaps: async () => {} })
   net.listening.set(addressOf(nodeId), link => peers.accept(link))
 
   function assign(record: ImageRecord): void {
@@ -203,6 +224,7 @@ async function startNode(net: PeerNet, nodeId: number): Promise<TestNode> {
     peers,
     routes,
     logs,
+    fleet,
     called,
     apply: (...records) => {
       for (const record of records) {
