@@ -20,6 +20,7 @@ import { createPeers } from './peers/peers.ts'
 import { whenDecided } from './quorum/joining.ts'
 import type { LoadedMember } from './quorum/opening.ts'
 import { foundCluster, joinCluster, loadMember } from './quorum/opening.ts'
+import { SNAPSHOT_LIMITS } from './quorum/snapshots.ts'
 import type { QuorumStorage } from './quorum/storage.ts'
 import type { PeerIdentity, Peers, Replication } from './types.ts'
 
@@ -111,7 +112,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
 
   async function founded(): Promise<LoadedMember> {
     const ids = configured.map(peer => peer.nodeId)
-    const step = await whenDecided({ nodeId, peers: ids, links: peers, log, stop: context.stop })
+    const step = await whenDecided({ clock, nodeId, peers: ids, links: peers, log, stop: context.stop })
     if (step.t === 'join') {
       log.info({ clusterId: step.clusterId }, 'joining the cluster')
       return joinCluster(storage, step.clusterId)
@@ -141,6 +142,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
         nodeId,
         electionTimeoutMs: cluster.electionTimeoutMs,
         storage,
+        snapshots: SNAPSHOT_LIMITS,
         judge: createJudge(env, settings, nodeId),
         peers,
         otherNodes: () => [...known.keys()],

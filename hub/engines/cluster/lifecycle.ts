@@ -54,6 +54,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
   let timer: Timer | null = null
   let living = false
   let leaving = false
+  let inquiring = false
   let controllerLostMs: number | null = null
 
   async function register(registration: RegisterNode): Promise<number> {
@@ -79,12 +80,14 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
   function checkRegistration(): void {
     if (incarnation === null || leaving) return
     const node = metadata.image().node(nodeId)
-    if (node?.incarnation === incarnation) return
+    if (node?.incarnation !== incarnation) replaced(node === undefined)
+  }
+
+  function replaced(removed: boolean): void {
     stopBeating()
-    const message =
-      node === undefined
-        ? `node ${nodeId} was removed from the cluster: give it an empty directory to come back as a new one`
-        : `another process registered as node ${nodeId}: two must not run under one node id`
+    const message = removed
+      ? `node ${nodeId} was removed from the cluster: give it an empty directory to come back as a new one`
+      : `another process registered as node ${nodeId}: two must not run under one node id`
     context.failed(new TributaryError('fenced', message))
   }
 
@@ -97,6 +100,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
     stopBeating()
     if (!living || leaving) return
     tell()
+    inquire()
     timer = clock.setTimer(beat, isLive() ? context.heartbeatMs : HURRIED_HEARTBEAT_MS)
   }
 
@@ -105,6 +109,30 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
     if (!living || leaving || to === null || to === nodeId || incarnation === null) return
     const appliedIndex = metadata.appliedIndex()
     peers.send(to, { t: 'node-heartbeat', nodeId, incarnation, appliedIndex })
+  }
+
+  function lostForSessions(): number {
+    if (controllerLostMs === null) return 0
+    return (clock.monotonicMs() - controllerLostMs) / context.sessionTimeoutMs
+  }
+
+  /**
+   * Who hears of no controller though others are there may be somebody else by now: whoever took this node's place gets what the
+   * metadata says. The request changes nothing but is refused to all but the newest incarnation.
+   */
+  function inquire(): void {
+    if (inquiring || leaving || incarnation === null || lostForSessions() < CONTROLLER_LOST_SESSIONS) return
+    inquiring = true
+    metadata
+      .submit('change-isr', { nodeId, incarnation, changes: [] })
+      .catch(error => {
+        if (leaving || !isTributaryError(error)) return
+        if (error.code === 'fenced') replaced(false)
+        else if (error.code === 'not_found') replaced(true)
+      })
+      .finally(() => {
+        inquiring = false
+      })
   }
 
   function stopBeating(): void {
@@ -159,8 +187,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
       if (leaving) return 'the node is leaving its cluster'
       if (incarnation === null) return 'the node is not registered in its cluster yet'
       if (!isLive()) return 'the cluster does not take this node for alive yet'
-      const lostMs = controllerLostMs === null ? 0 : clock.monotonicMs() - controllerLostMs
-      return lostMs < CONTROLLER_LOST_SESSIONS * context.sessionTimeoutMs ? null : 'no controller is known'
+      return lostForSessions() < CONTROLLER_LOST_SESSIONS ? null : 'no controller is known'
     },
     leave: async () => {
       if (leaving) return

@@ -14,6 +14,7 @@ import type { Member } from './quorum/member.ts'
 import { createMember } from './quorum/member.ts'
 import type { LoadedMember } from './quorum/opening.ts'
 import { createOutbox } from './quorum/outbox.ts'
+import type { SnapshotLimits } from './quorum/snapshots.ts'
 import { createSnapshotKeeper } from './quorum/snapshots.ts'
 import type { Judged, Speculation } from './quorum/speculation.ts'
 import { createSpeculation } from './quorum/speculation.ts'
@@ -51,6 +52,7 @@ export interface MetadataContext {
   nodeId: number
   electionTimeoutMs: number
   storage: QuorumStorage
+  snapshots: SnapshotLimits
   judge: Judge
   peers: Pick<Peers, 'send'> & ControllerPeers
   /** Other nodes that may know the controller, by what is configured and what the metadata says. */
@@ -190,7 +192,7 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
   )
   let lastCrash: unknown = null
   let leaderHeard: LeaderHeard | null = null
-  const keeper = createSnapshotKeeper({ clock, storage, member, machine })
+  const keeper = createSnapshotKeeper({ clock, storage, member, machine, limits: context.snapshots })
   const standing = createStanding({ clock, rng, nodeId, feed: member.feed, status: member.status })
 
   function tellController(): void {

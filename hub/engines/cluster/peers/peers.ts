@@ -76,10 +76,12 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
       }
       served.add(
         serveLink(link, context, {
-          introduced: (fresh, { nodeId }) => {
+          introduced: (fresh, { nodeId, directoryId }) => {
             log.debug({ node: nodeId, remote: link.remote }, 'another node came')
             for (const older of served) {
-              if (older === fresh || older.identity()?.nodeId !== nodeId) continue
+              const there = older.identity()
+              // Two directories under one node id are told apart by the metadata: by their links they would only fight.
+              if (older === fresh || there?.nodeId !== nodeId || there.directoryId !== directoryId) continue
               older.end(new TributaryError('fenced', `a newer link of node ${nodeId} took over`))
             }
             dialled.get(nodeId)?.link.hurry()

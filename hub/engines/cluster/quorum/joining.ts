@@ -1,12 +1,18 @@
 import type { Logger } from 'pino'
+import type { Clock, Timer } from '../../../../common/env.ts'
 import { TributaryError } from '../../../../common/errors.ts'
+import { SECOND_MS } from '../../../../common/limits.ts'
 import type { Peers } from '../types.ts'
 import type { FoundingStep } from './founding.ts'
 import { foundingStep } from './founding.ts'
 
 /** Waiting until it is clear whether an empty directory founds a cluster or joins one. */
 
+/** Who may join waits so long for nodes that did not answer yet: they might belong to another cluster. */
+const GRACE_MS = SECOND_MS
+
 export interface JoiningContext {
+  clock: Clock
   nodeId: number
   /** Ids of the nodes that it was told of. */
   peers: readonly number[]
@@ -18,14 +24,26 @@ export interface JoiningContext {
 type Decided = Extract<FoundingStep, { t: 'found' | 'join' }>
 
 /** Rejects with `config_invalid` where the others belong to different clusters, `closed` where it is stopped. */
-export function whenDecided({ nodeId, peers, links, log, stop }: JoiningContext): Promise<Decided> {
+export function whenDecided(context: JoiningContext): Promise<Decided> {
+  const { clock, nodeId, peers, links, log, stop } = context
   return new Promise((resolve, reject) => {
     let decided = false
     let told = ''
+    let grace: Timer | null = null
+    let graceOver = false
 
     function consider(): void {
       if (decided) return
-      const step = foundingStep({ nodeId, peers, heard: heard() })
+      const said = heard()
+      const step = foundingStep({ nodeId, peers, heard: said })
+      const isWhole = peers.every(peer => peer === nodeId || said.has(peer))
+      if (step.t === 'join' && !isWhole && !graceOver) {
+        grace ??= clock.setTimer(() => {
+          graceOver = true
+          consider()
+        }, GRACE_MS)
+        return
+      }
       if (step.t === 'wait') {
         const nodes = step.nodes.join(', ')
         if (nodes !== told) log.info({ nodes: step.nodes }, 'waiting for other nodes to found a cluster with')
@@ -33,6 +51,7 @@ export function whenDecided({ nodeId, peers, links, log, stop }: JoiningContext)
         return
       }
       decided = true
+      grace?.cancel()
       if (step.t === 'torn') reject(torn(step.clusterIds))
       else resolve(step)
     }
@@ -48,6 +67,7 @@ export function whenDecided({ nodeId, peers, links, log, stop }: JoiningContext)
 
     function stopped(): void {
       decided = true
+      grace?.cancel()
       reject(new TributaryError('closed', 'stopped while waiting for other nodes'))
     }
 

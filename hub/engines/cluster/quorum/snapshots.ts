@@ -7,11 +7,16 @@ import type { QuorumStorage } from './storage.ts'
 
 /** Snapshots of what is applied, so that the log stays short. */
 
-/** One is due when the log is larger than this and than so many times the last one. */
-const SNAPSHOT_FROM_BYTES = 4 * MIB
-const SNAPSHOT_AT_RATIO = 4
-/** Entries kept behind one for members that are a little behind. */
-const KEPT_ENTRIES = 1_000
+/** When a snapshot is taken, and what is kept behind it. */
+export interface SnapshotLimits {
+  /** One is due when the log is larger than this and than so many times the last one. */
+  readonly fromBytes: number
+  readonly atRatio: number
+  /** Entries kept behind one for members that are a little behind. */
+  readonly keptEntries: number
+}
+
+export const SNAPSHOT_LIMITS: SnapshotLimits = { fromBytes: 4 * MIB, atRatio: 4, keptEntries: 1_000 }
 /** Records encoded in one turn. */
 const RECORDS_A_TURN = 2_000
 
@@ -28,10 +33,11 @@ export interface SnapshotKeeperContext {
   storage: QuorumStorage
   member: Member
   machine: StateMachine
+  limits: SnapshotLimits
 }
 
 export function createSnapshotKeeper(context: SnapshotKeeperContext): SnapshotKeeper {
-  const { clock, storage, member, machine } = context
+  const { clock, storage, member, machine, limits } = context
   let lastBytes = 0
   let failures = 0
   let running: Promise<void> | null = null
@@ -47,7 +53,7 @@ export function createSnapshotKeeper(context: SnapshotKeeperContext): SnapshotKe
       await new Promise<void>(resolve => clock.soon(resolve))
     }
     lastBytes = await storage.saveSnapshot(mark, values)
-    const others = member.isAlone() ? 0 : KEPT_ENTRIES
+    const others = member.isAlone() ? 0 : limits.keptEntries
     const keepFrom = Math.max(0, mark.index + 1 - others)
     if (member.snapshotted(mark.index, keepFrom)) await storage.forgetBefore(keepFrom)
   }
@@ -55,7 +61,7 @@ export function createSnapshotKeeper(context: SnapshotKeeperContext): SnapshotKe
   return {
     consider: () => {
       if (running !== null) return
-      if (storage.logBytes() <= Math.max(SNAPSHOT_FROM_BYTES, SNAPSHOT_AT_RATIO * lastBytes)) return
+      if (storage.logBytes() <= Math.max(limits.fromBytes, limits.atRatio * lastBytes)) return
       running = take()
         .catch(() => {
           // The disk has no room for it: the log stays as it is, only longer, until it has grown as much again.

@@ -220,11 +220,14 @@ describe('who is let in', () => {
   test('a new link of a node takes the place of the one before', async () => {
     const { net, clock, b } = await two()
     const [old] = net.open(1, 2)
-    const again = startNode(net, 1, { clock, directoryId: 'new' })
+    const again = startNode(net, 1, { clock })
     again.peers.locate(2, addressOf(2))
     await until(() => again.peers.isUp(2) && old?.isClosed() === true, 'the change')
     await until(() => b.peers.stats().served === 1, 'the end of the old one')
     expect(b.peers.isUp(1)).toBe(true)
+    // Another directory under the same node id: which of the two is the node is not for links to say.
+    startNode(net, 1, { clock, directoryId: 'other' }).peers.locate(2, addressOf(2))
+    await until(() => b.peers.stats().served === 2, 'the other one')
   })
 })
 

@@ -1,3 +1,4 @@
+import { assert } from '../../../../common/assert.ts'
 import { defaultHubConfig } from '../../../../common/config-hub.ts'
 import type { Rng } from '../../../../common/env.ts'
 import { TributaryError } from '../../../../common/errors.ts'
@@ -8,11 +9,14 @@ import { settingsOf } from '../../../../hub/engines/cluster/engine.ts'
 import { createJudge } from '../../../../hub/engines/cluster/judge.ts'
 import type { QuorumMetadata } from '../../../../hub/engines/cluster/metadata.ts'
 import { createQuorumMetadata } from '../../../../hub/engines/cluster/metadata.ts'
+import { decodeMessage } from '../../../../hub/engines/cluster/quorum/codec.ts'
 import { foundCluster, joinCluster, loadMember } from '../../../../hub/engines/cluster/quorum/opening.ts'
+import { SNAPSHOT_LIMITS } from '../../../../hub/engines/cluster/quorum/snapshots.ts'
 import type { QuorumStorage } from '../../../../hub/engines/cluster/quorum/storage.ts'
 import { openQuorumStorage } from '../../../../hub/engines/cluster/quorum/storage.ts'
 import type { SentFrame } from '../../../../hub/engines/cluster/types.ts'
-import type { MemberId } from '../../../../hub/raft/types.ts'
+import type { Restored } from '../../../../hub/raft/state.ts'
+import type { MemberId, Message } from '../../../../hub/raft/types.ts'
 import { nodeIdOf } from '../../../../hub/raft/types.ts'
 import { FakeClock, seededRng } from '../../../fake-clock.ts'
 import { FakeDisk } from '../../../fake-disk.ts'
@@ -53,8 +57,11 @@ export class QuorumStage {
   readonly clock = new FakeClock()
   readonly nodes = new Map<number, QuorumNode>()
   readonly rng: Rng
+  /** May be changed before nodes start. */
+  snapshots = SNAPSHOT_LIMITS
   readonly faults: NetFaults = { lossOneIn: 0, delayMs: 0 }
   readonly #cuts = new Set<string>()
+  readonly #promises = createPromises()
 
   constructor(seed: number) {
     this.rng = seededRng(seed)
@@ -145,7 +152,7 @@ export class QuorumStage {
     const loaded =
       (await loadMember(storage)) ??
       (id === 1 ? await foundCluster(storage, CLUSTER_ID) : await joinCluster(storage, CLUSTER_ID))
-    const running: { alive: boolean; metadata: QuorumMetadata | null } = { alive: true, metadata: null }
+    this.#promises.check(storage.self(), loaded.restored)
     const metadata = createQuorumMetadata(
       {
         clock: this.clock,
@@ -153,6 +160,7 @@ export class QuorumStage {
         nodeId: id,
         electionTimeoutMs: ELECTION_TIMEOUT_MS,
         storage,
+        snapshots: this.snapshots,
         judge: createJudge(env, settingsOf(defaultHubConfig({ data: '/hub' })), id),
         peers: {
           send: (to, frame) => up.alive && this.#send(id, to, frame),
@@ -163,7 +171,7 @@ export class QuorumStage {
       },
       loaded,
     )
-    const up: Running = { ...running, dataDir, storage, metadata, alive: true }
+    const up: Running = { dataDir, storage, metadata, alive: true }
     metadata.onFailed(error => {
       node.failure = error
     })
@@ -217,6 +225,7 @@ export class QuorumStage {
   #send(from: number, to: number, frame: SentFrame): boolean {
     if (!this.#passes(from, to)) return false
     if (frame.t !== 'raft' && frame.t !== 'snapshot-chunk') return false
+    if (frame.t === 'raft') for (const bytes of frame.messages) this.#promises.sent(decodeMessage(bytes))
     const { lossOneIn, delayMs } = this.faults
     // Frames over one link come in order, or the link is gone with all that follows: only the quorum's own may be lost.
     if (frame.t === 'raft' && lossOneIn > 0 && this.rng.below(lossOneIn) === 0) return true
@@ -269,6 +278,43 @@ export class QuorumStage {
     watched.catch(() => {})
     await this.until(() => settled, 'a promise settles', 60_000)
     return watched
+  }
+}
+
+interface Promised {
+  term: number
+  vote: MemberId | null
+  match: number
+}
+
+/** What members promised by their messages, and must find on their disks when they come up again. */
+function createPromises() {
+  const promises = new Map<MemberId, Promised>()
+  return {
+    sent: (message: Message): void => {
+      const { from, to, term } = message
+      const vote = message.t === 'vote' ? from : message.t === 'vote-reply' && message.granted ? to : null
+      const match = message.t === 'append-ok' ? message.match : -1
+      if (vote === null && match < 0) return
+      const known = promises.get(from)
+      if (known === undefined || known.term < term) promises.set(from, { term, vote, match })
+      else if (known.term === term) {
+        known.vote ??= vote
+        known.match = Math.max(known.match, match)
+      }
+    },
+    check: (self: MemberId, { hardState, snapshot, entries }: Restored): void => {
+      const promised = promises.get(self)
+      if (promised === undefined) return
+      const { term, vote } = hardState
+      const end = (entries.at(-1) ?? snapshot).index
+      const kept =
+        term > promised.term ||
+        (term === promised.term &&
+          (promised.vote === null || vote === promised.vote) &&
+          end >= promised.match)
+      assert(kept, `${self} promised ${JSON.stringify(promised)} and has ${term}, ${vote}, to ${end}`)
+    },
   }
 }
 

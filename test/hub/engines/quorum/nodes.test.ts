@@ -1,0 +1,171 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { seededRng } from '../../../fake-clock.ts'
+import { FakeDisk } from '../../../fake-disk.ts'
+import { codeOf } from '../../replica/harness.ts'
+import { addressOf } from '../peers/stage.ts'
+import { NodeStage } from './nodes.ts'
+
+const ALL = [1, 2, 3]
+let stage: NodeStage
+
+beforeEach(() => {
+  stage = new NodeStage()
+})
+
+afterEach(() => stage.close())
+
+function isWhole(ids: readonly number[] = ALL, voters: readonly number[] = ids): boolean {
+  return ids.every(id => {
+    if (stage.processes.get(id)?.node == null) return false
+    return `${stage.live(id)}` === `${ids}` && `${stage.voters(id)}` === `${voters}`
+  })
+}
+
+/** Nodes 1 to 3 founded a cluster and vote. */
+async function found(): Promise<void> {
+  for (const id of ALL) stage.start(id, ALL)
+  await stage.until(isWhole, 'all live and vote')
+}
+
+describe('founding', () => {
+  it('waits until every node is there, then the lowest founds and the others join and vote', async () => {
+    stage.start(2, ALL)
+    stage.start(1, ALL)
+    await stage.pass(3_000)
+    expect([stage.process(1).node, stage.process(2).node]).toEqual([null, null])
+    stage.start(3, ALL)
+    expect(await stage.until(isWhole, 'all live and vote')).toBeLessThan(5_000)
+    expect(new Set(ALL.map(id => stage.node(id).clusterId)).size).toBe(1)
+    expect(stage.controller()).toBe(1)
+  })
+
+  it('is done at once by a node alone, which may grow to three', async () => {
+    stage.start(1, [])
+    await stage.until(() => isWhole([1]), 'it lives')
+    const { clusterId } = stage.node(1)
+    await stage.stop(1)
+    for (const id of ALL) stage.start(id, ALL)
+    await stage.until(isWhole, 'all live and vote')
+    expect(ALL.map(id => stage.node(id).clusterId)).toEqual([clusterId, clusterId, clusterId])
+  })
+
+  it('does not happen twice: a founder whose directory was wiped joins what it founded', async () => {
+    await found()
+    const { clusterId } = stage.node(1)
+    const seat = stage.node(1).metadata.seat()
+    stage.kill(1)
+    stage.wipe(1)
+    stage.start(1, ALL)
+    await stage.until(isWhole, 'it is back, and votes')
+    expect(stage.node(1).clusterId).toBe(clusterId)
+    expect(stage.node(2).metadata.status().config.voters).not.toContain(seat)
+  })
+
+  it('is refused where the nodes belong to different clusters', async () => {
+    stage.start(1, [])
+    stage.start(2, [])
+    await stage.until(() => isWhole([1]) && isWhole([2]), 'two clusters')
+    const { started } = stage.start(3, ALL)
+    expect(await stage.run(codeOf(started))).toBe('config_invalid')
+  })
+
+  it('ends where it is stopped before the others came', async () => {
+    const process = stage.start(1, ALL)
+    await stage.pass(100)
+    process.stop.abort()
+    expect(await stage.run(codeOf(process.started))).toBe('closed')
+  })
+})
+
+describe('a node', () => {
+  it('that is killed is fenced at once, and lives again when it is back', async () => {
+    await found()
+    stage.kill(3)
+    const fencedMs = await stage.until(() => `${stage.live(1)}` === '1,2', 'it is fenced')
+    expect(fencedMs).toBeLessThan(600)
+    stage.start(3, ALL)
+    expect(await stage.until(isWhole, 'it lives')).toBeLessThan(1_000)
+  })
+
+  it('that is killed as the active controller is replaced at once', async () => {
+    await found()
+    stage.kill(1)
+    expect(await stage.until(() => stage.controller() > 1, 'another is the controller')).toBeLessThan(300)
+    expect(await stage.until(() => `${stage.live(2)}` === '2,3', 'it is fenced')).toBeLessThan(600)
+  })
+
+  it('that is cut off silently is fenced, also as the active controller, and serves nobody', async () => {
+    await found()
+    stage.cut(3)
+    expect(await stage.until(() => `${stage.live(1)}` === '1,2', 'it is fenced')).toBeLessThan(2_000)
+    await stage.until(() => stage.node(3).lifecycle.notReadyReason() !== null, 'it is not ready')
+    stage.cut(1)
+    // Two of three are cut off: nobody is left to decide.
+    await stage.pass(3_000)
+    expect(stage.controller()).toBe(0)
+  })
+
+  it('that is cut off silently as the active controller is replaced', async () => {
+    await found()
+    stage.cut(1)
+    const replacedMs = await stage.until(() => stage.controller() > 1, 'another is the controller')
+    expect(replacedMs).toBeLessThan(2_000)
+    const fencedMs = await stage.until(() => `${stage.live(2)}` === '2,3', 'it is fenced')
+    expect(replacedMs + fencedMs).toBeLessThan(2_500)
+  })
+
+  it('that stops in order is gone before its process, and so is its leadership', async () => {
+    await found()
+    const startMs = stage.clock.monotonicMs()
+    await stage.stop(1)
+    expect(stage.clock.monotonicMs() - startMs).toBeLessThan(500)
+    expect(`${stage.live(2)}`).toBe('2,3')
+    expect(await stage.until(() => stage.controller() > 1, 'another is the controller')).toBeLessThan(100)
+  })
+
+  it('whose directory was wiped loses its seat and gets another', async () => {
+    await found()
+    const before = stage.node(3).metadata.seat()
+    stage.kill(3)
+    stage.wipe(3)
+    stage.start(3, ALL)
+    await stage.until(isWhole, 'it is back, and votes')
+    const { voters, learners } = stage.node(1).metadata.status().config
+    expect([...voters, ...learners]).not.toContain(before)
+    expect(voters).toContain(stage.node(3).metadata.seat())
+  })
+
+  it('whose id another process took stops, and says why', async () => {
+    await found()
+    stage.cut(3)
+    await stage.until(() => `${stage.live(1)}` === '1,2', 'it is fenced')
+    const older = stage.process(3)
+    stage.start(3, ALL, new FakeDisk({ rng: seededRng(99) }))
+    await stage.until(isWhole, 'another one lives as it')
+    // The first one dials the others still, or again: it hears of no controller, asks, and learns that it is nobody any more.
+    await stage.until(() => older.failure !== null, 'it stops')
+    expect(older.failure?.code).toBe('fenced')
+    expect(isWhole()).toBe(true)
+  })
+
+  it('alive with another directory keeps out who comes under its id', async () => {
+    await found()
+    const accept = stage.net.listening.get(addressOf(3))
+    const first = stage.process(3)
+    const second = stage.start(3, ALL, new FakeDisk({ rng: seededRng(98) }))
+    if (accept !== undefined) stage.net.listening.set(addressOf(3), accept)
+    await stage.pass(5_000)
+    expect(first.failure).toBeNull()
+    expect(second.node?.lifecycle.incarnation() ?? null).toBeNull()
+  })
+
+  it('that is drained gives its vote away', async () => {
+    const four = [1, 2, 3, 4]
+    await found()
+    stage.start(4, four)
+    await stage.until(() => isWhole(four, ALL), 'the fourth one lives, and has no vote')
+    await stage.run(stage.node(2).metadata.submit('drain-node', { nodeId: 1, draining: true }))
+    await stage.until(() => `${stage.voters(2)}` === '2,3,4', 'it has no vote')
+    expect(stage.controller()).toBeGreaterThan(1)
+  })
+})
