@@ -49,7 +49,7 @@ export interface PartitionState {
 }
 
 /** How many in-sync replicas an acks=all append needs: as configured, else two of three and more, one of fewer; never more than there are. */
-export function requiredInSync(configured: number | null, replicas: number): number {
+function requiredInSync(configured: number | null, replicas: number): number {
   return Math.max(1, Math.min(configured ?? (replicas >= 3 ? 2 : 1), replicas))
 }
 

@@ -96,6 +96,11 @@ export function createInSync(self: number, first: Seats, firstRequired: number, 
     return made
   }
 
+  function forgive(one: Member): void {
+    one.lags = false
+    one.markEnd = -1
+  }
+
   function count(): void {
     const ids = new Set([...seats.isr, ...(proposal?.joining.keys() ?? [])])
     ids.delete(self)
@@ -135,6 +140,7 @@ export function createInSync(self: number, first: Seats, firstRequired: number, 
     reported: (nodeId, incarnation, durableEnd) => {
       if (!seats.replicas.includes(nodeId)) return false
       const known = member(nodeId)
+      if (known.incarnation !== incarnation) forgive(known)
       known.durableEnd = durableEnd
       known.incarnation = incarnation
       known.fetching = true
@@ -146,6 +152,8 @@ export function createInSync(self: number, first: Seats, firstRequired: number, 
       if (known !== undefined) known.fetching = false
     },
     update: (next, nextRequired) => {
+      // Who comes back is looked at anew.
+      for (const id of next.isr) if (!seats.isr.includes(id)) forgive(member(id))
       seats = next
       required = nextRequired
       if (proposal !== null && next.partitionEpoch > proposal.partitionEpoch) proposal = null
@@ -160,8 +168,7 @@ export function createInSync(self: number, first: Seats, firstRequired: number, 
         if (id === self) continue
         const known = member(id)
         if (known.durableEnd >= ownEnd) {
-          known.markEnd = -1
-          known.lags = false
+          forgive(known)
           continue
         }
         behind = true

@@ -1,13 +1,16 @@
 import type { Image } from '../../controller/image.ts'
 import type { PartitionState } from '../../controller/types.ts'
-import { requiredInSync } from '../../controller/types.ts'
+import { requiredInSyncOf } from '../../controller/types.ts'
 import type { Cluster, NodeInfo, Placement } from '../../ports.ts'
 import { nodeIdOf } from '../../raft/types.ts'
 import type { QuorumMetadata } from './metadata.ts'
 import { knownTopic } from './topics.ts'
 
+/** What is asked of the metadata. */
+type ClusterMetadata = Pick<QuorumMetadata, 'image' | 'controllerId' | 'status' | 'submit'>
+
 /** The cluster as operators see it and change it: views of the metadata, and requests to the controller. */
-export function createCluster(metadata: QuorumMetadata): Cluster {
+export function createCluster(metadata: ClusterMetadata): Cluster {
   return {
     status: () => {
       const image = metadata.image()
@@ -49,12 +52,11 @@ export function createCluster(metadata: QuorumMetadata): Cluster {
   }
 }
 
-function requiredOf(image: Image, { topicId, replicas }: PartitionState): number {
-  const configured = image.topicById(topicId)?.config.minInsyncReplicas ?? null
-  return requiredInSync(configured, replicas.length)
+function requiredOf(image: Image, state: PartitionState): number {
+  return requiredInSyncOf(image.topicById(state.topicId)?.config.minInsyncReplicas ?? null, state)
 }
 
-function nodeInfos(metadata: QuorumMetadata): NodeInfo[] {
+function nodeInfos(metadata: ClusterMetadata): NodeInfo[] {
   const image = metadata.image()
   const held = new Map<number, { leaders: number; replicas: number; outOfSync: number }>()
   const countsOf = (nodeId: number) => {

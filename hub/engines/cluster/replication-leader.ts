@@ -22,6 +22,8 @@ export interface LeaderShellContext {
   clock: Clock
   partitions: PartitionTable
   log: Logger
+  /** Under which a node is registered, as far as is known here; undefined for one that is not. */
+  incarnationOf(nodeId: number): number | undefined
   /** A replica that is not in sync might join. */
   candidate(held: Held): void
   /** A stretch of what this node leads can't be read. */
@@ -36,6 +38,8 @@ export interface LeaderShell {
   durable(held: Held): void
   /** Its watermark may have moved. */
   watermark(held: Held): void
+  /** Another process of the node registered: what that one said counts now, what others of its name say no more. */
+  registered(nodeId: number): void
   stats(): { sessions: number; framesSent: number; bytesSent: number }
 }
 
@@ -82,8 +86,11 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
       entry.agrees = true
     }
     if (!entry.agrees || epoch > entry.leaderEpoch) return
-    if (inSync.reported(session.nodeId, entry.incarnation, entry.durableEnd)) held.replica.watermarkMoved()
-    if (inSync.hasCandidate()) context.candidate(held)
+    // A process whose node was given to another one may go on asking: the seat in the in-sync set is not its any more.
+    if (context.incarnationOf(session.nodeId) === entry.incarnation) {
+      if (inSync.reported(session.nodeId, entry.incarnation, entry.durableEnd)) held.replica.watermarkMoved()
+      if (inSync.hasCandidate()) context.candidate(held)
+    }
     if (entry.asks && entry.offset < durableEnd) {
       session.rules.ready(entry, inSync.inSync(session.nodeId))
       wake(session)
@@ -151,7 +158,7 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
       session.telling = session.rules.hasNumbers()
       for (const entry of session.rules.numbers()) {
         const held = partitions.heldAt(entry.key)
-        if (leads(held, entry) && held !== null)
+        if (entry.agrees && leads(held, entry) && held !== null)
           fetched.push(sent(entry, answer(held, entry, { offset: -1 })))
       }
     }
@@ -161,8 +168,10 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
 
   function sent(entry: FetchEntry, part: FetchedPartition): FetchedPartition {
     if (part.offset >= 0) entry.asks = false
-    entry.toldWatermark = part.highWatermark
-    entry.toldStart = part.startOffset
+    // Who has to change its log first takes no numbers.
+    const isTold = part.error === undefined && part.diverging === undefined
+    entry.toldWatermark = isTold ? part.highWatermark : -1
+    entry.toldStart = isTold ? part.startOffset : -1
     return part
   }
 
@@ -224,6 +233,8 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
     if (known?.get(session) !== entry) return
     known.delete(session)
     if (known.size === 0) follows.delete(entry.key)
+    // A link that ends late has nothing to say of the one that took its place.
+    for (const other of known.keys()) if (other.nodeId === session.nodeId) return
     partitions.heldAt(entry.key)?.replica.inSync()?.gone(session.nodeId)
   }
 
@@ -280,6 +291,12 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
       for (const [session, entry] of known) {
         if (!entry.agrees) continue
         if (entry.toldWatermark !== highWatermark || entry.toldStart !== startOffset) tell(session, entry)
+      }
+    },
+    registered: nodeId => {
+      for (const session of sessions) {
+        if (session.nodeId !== nodeId) continue
+        for (const entry of [...session.rules.entries()]) judge(session, entry)
       }
     },
     stats: () => ({ sessions: sessions.size, ...counters }),

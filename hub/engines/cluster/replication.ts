@@ -59,7 +59,14 @@ export function startReplication(context: ReplicationContext): NodeReplication {
   const { clock, nodeId, incarnation, metadata, peers, partitions, log } = context
   const image = () => metadata.image()
   const isr = createIsrKeeper({ ...context, incarnation: () => incarnation })
-  const leaders = createLeaderShell({ clock, partitions, log, candidate: isr.consider, damaged: () => {} })
+  const leaders = createLeaderShell({
+    clock,
+    partitions,
+    log,
+    incarnationOf: other => image().node(other)?.incarnation,
+    candidate: isr.consider,
+    damaged: () => {},
+  })
   const followers = createFollowerShell({ ...context, incarnation: () => incarnation })
 
   partitions.watch({
@@ -91,8 +98,12 @@ export function startReplication(context: ReplicationContext): NodeReplication {
     const topic = image().topicById(topicId)
     if (topic === undefined) return
     const role = roleOf(state, topic, nodeId, incarnation)
-    if (role !== null) partitions.assign(topicId, partition, role)
-    else if (partitions.isHere(topicId, partition)) void partitions.drop(topicId, partition)
+    if (role !== null) {
+      partitions.assign(topicId, partition, role)
+      // Who reported before it left the in-sync set may have nothing new to report.
+      const held = partitions.heldAt(partitions.logName(topicId, partition))
+      if (held?.replica.inSync()?.hasCandidate() === true) isr.consider(held)
+    } else if (partitions.isHere(topicId, partition)) void partitions.drop(topicId, partition)
   }
 
   function assignTopic(topicId: string): void {
@@ -118,6 +129,9 @@ export function startReplication(context: ReplicationContext): NodeReplication {
         void partitions.remove({ topicId: record.topicId, name: record.name })
         return
       case 'node_registered':
+        leaders.registered(record.nodeId)
+        isr.nodesChanged()
+        return
       case 'node_unfenced':
         isr.nodesChanged()
         return
@@ -134,6 +148,7 @@ export function startReplication(context: ReplicationContext): NodeReplication {
       const state = image().partition(topicId, partition)
       if (state !== undefined && !state.replicas.includes(nodeId)) assign(state)
     }
+    for (const other of image().nodes()) leaders.registered(other.nodeId)
     isr.nodesChanged()
   }
 

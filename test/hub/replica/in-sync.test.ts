@@ -192,4 +192,17 @@ describe('a member leaves', () => {
     expect(inSync.propose(anyone)?.isr).toEqual([1, 2])
     expect(inSync.highWatermark()).toBe(0)
   })
+
+  it('and is looked at anew once it is back, though it is not yet where it should have been', () => {
+    const inSync = leads(0, { isr: [1, 3] })
+    inSync.own(10)
+    inSync.sweep(0, 500)
+    inSync.sweep(600, 500)
+    expect(inSync.propose(anyone)?.isr).toEqual([1])
+    inSync.update({ ...SEATS, isr: [1], partitionEpoch: 11 }, 2)
+    inSync.reported(3, 1, 5)
+    expect(inSync.propose(anyone)?.isr).toEqual([1, 3])
+    inSync.update({ ...SEATS, isr: [1, 3], partitionEpoch: 12 }, 2)
+    expect(inSync.propose(anyone)).toBeNull()
+  })
 })
