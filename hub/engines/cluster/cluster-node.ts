@@ -185,8 +185,8 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
         service = given
         late.serve(given.replication)
       },
-      register: () =>
-        lifecycle.register({
+      register: async () => {
+        const incarnation = await lifecycle.register({
           nodeId,
           directoryId: storage.seatId(),
           peerAddress: ownPeerAddress(config, configured),
@@ -194,12 +194,16 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
           rack: cluster.rack,
           software: `tributary ${VERSION}`,
           lostData: storage.lostData(),
-        }),
+        })
+        await storage.forgetLoss()
+        return incarnation
+      },
       begin: () => {
         lifecycle.begin()
         tasks.kick()
       },
       close: async () => {
+        lifecycle.stop()
         await tasks.stop()
         await made.close()
         await peers.close()

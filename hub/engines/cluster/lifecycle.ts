@@ -46,6 +46,8 @@ export interface Lifecycle {
   notReadyReason(): string | null
   /** Moves what this node leads to others, as far as they are there in a bounded time; resolves in any case. */
   leave(): Promise<void>
+  /** Says nothing any more. */
+  stop(): void
 }
 
 export function createLifecycle(context: LifecycleContext): Lifecycle {
@@ -195,6 +197,10 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
       stopBeating()
       await moveLeaders()
       await handOver()
+    },
+    stop: () => {
+      leaving = true
+      stopBeating()
     },
   }
 }

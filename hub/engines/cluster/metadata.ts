@@ -103,7 +103,16 @@ export interface LeaderHeard {
 export interface MetadataStats {
   requests: number
   commits: number
+  /** Elections that this node stood in. */
   elections: number
+  term: number
+  /** The node that leads the quorum, null where none is known. */
+  leader: number | null
+  isActive: boolean
+  commitIndex: number
+  appliedIndex: number
+  voters: number
+  learners: number
   snapshotFailures: number
   logBytes: number
 }
@@ -295,8 +304,11 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
       member.standAlone()
     },
     stats: () => ({
+      ...standingOf(member.status()),
       requests: asking.requests(),
       commits,
+      isActive: speculation.activeTerm() !== null,
+      appliedIndex: machine.appliedIndex(),
       elections: member.elections(),
       snapshotFailures: keeper.failures(),
       logBytes: storage.logBytes(),
@@ -317,4 +329,14 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
 function metadataLost(cause: unknown): TributaryError {
   const message = `the metadata can't be read or written (${messageOf(cause)}): check the disk, then restart`
   return new TributaryError('disk_failed', message, { cause })
+}
+
+function standingOf({ term, leader, commit, config }: Status) {
+  return {
+    term,
+    leader: leader === null ? null : nodeIdOf(leader),
+    commitIndex: commit,
+    voters: config.voters.length,
+    learners: config.learners.length,
+  }
 }

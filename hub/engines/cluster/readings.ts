@@ -68,6 +68,26 @@ export function engineReadings(stats: () => EngineStats): Reading[] {
       'Snapshots of the metadata that found no room on the disk or in the journal.',
       now => now.metadata.snapshotFailures,
     ),
+    gauge('metadata_term', 'Election of the quorum that this node is in.', now => now.metadata.term),
+    gauge('metadata_controller', 'Node that is the active controller, 0 where none is known.', now =>
+      now.metadata.leader === null ? 0 : now.metadata.leader,
+    ),
+    gauge('metadata_active', '1 where this node is the active controller.', now =>
+      now.metadata.isActive ? 1 : 0,
+    ),
+    counter('metadata_elections', 'Elections that this node stood in.', now => now.metadata.elections),
+    gauge('metadata_commit_index', 'Last entry of the metadata that this node knows to be committed.', now =>
+      Math.max(0, now.metadata.commitIndex),
+    ),
+    gauge('metadata_applied_index', 'Last entry of the metadata applied here.', now =>
+      Math.max(0, now.metadata.appliedIndex),
+    ),
+    gauge('metadata_voters', 'Members of the quorum that vote.', now => now.metadata.voters),
+    gauge(
+      'metadata_learners',
+      'Members of the quorum that follow without a vote.',
+      now => now.metadata.learners,
+    ),
     gauge('metadata_log_bytes', 'Size of the metadata log.', now => now.metadata.logBytes),
     gauge('clock_jump_seconds', 'How far the wall clock jumped while that pauses retention, else 0.', now =>
       now.clockJumpMs === null ? 0 : now.clockJumpMs / 1_000,

@@ -39,6 +39,7 @@ const LOG_OPTIONS = {
 const HARD_STATE = 'hard-state'
 const CLUSTER_ID = 'cluster-id'
 const SEAT = 'seat'
+const LOST_DATA = 'lost-data'
 
 const NOBODY: Config = { voters: [], learners: [] }
 
@@ -64,8 +65,10 @@ export interface QuorumStorage {
   /** The directory's part of it. */
   seatId(): string
   clusterId(): string | null
-  /** The directory may lack what other seats of this node were given for; told until it is known to the cluster. */
+  /** The directory may lack what this node's seats in partitions were given for; so until `forgetLoss`. */
   lostData(): boolean
+  /** The cluster knows. */
+  forgetLoss(): Promise<void>
   /** Must be durable before anything of the cluster is taken. */
   saveClusterId(clusterId: string): Promise<void>
   /** Starts a quorum of which this member is the only voter. */
@@ -111,7 +114,9 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
   const state = await dataDir.openState(STATE_LOG, MAX_STATE_BYTES)
   const writes = createWriter({ log, state, disk, clock, path })
 
-  let rolledBack = dataDir.recovery.belowDurableEnd
+  // Recovery says so once, and what follows from it may be cut short.
+  if (dataDir.recovery.belowDurableEnd) await state.put([{ key: LOST_DATA, value: utf8('1') }])
+  let rolledBack = state.get(LOST_DATA) !== undefined
 
   const textOf = (key: string): string | null => {
     const bytes = state.get(key)
@@ -214,7 +219,10 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
     self,
     seatId,
     clusterId: () => textOf(CLUSTER_ID),
-    lostData: () => dataDir.recovery.belowDurableEnd,
+    lostData: () => state.get(LOST_DATA) !== undefined,
+    forgetLoss: async () => {
+      if (state.get(LOST_DATA) !== undefined) await state.put([{ key: LOST_DATA, value: null }])
+    },
     saveClusterId: clusterId => state.put([{ key: CLUSTER_ID, value: utf8(clusterId) }]),
     found: async () => {
       const config = { voters: [self()], learners: [] }
