@@ -156,6 +156,7 @@ function createTopics(options: FakePortsOptions, throwPlanned: (operation: strin
   const port: Topics = {
     list: () => [...byName.values()],
     byName: named,
+    find: async name => named(name),
     forProducer: async name => {
       const known = byName.get(name)
       if (known !== undefined) return known

@@ -38,6 +38,7 @@ const RULES: { readonly [Name in CallName]: Rule<Name> } = {
   'remove-node': (image, _settings, { nodeId }, { nowMs }) => removeNode(image, nodeId, nowMs),
   'reassign-topic': (image, settings, request) => reassignTopic(image, request, settings.defaultReplication),
   balance: image => balance(image),
+  sync: () => ({ records: [], response: null }),
   'elect-unclean': (image, _settings, request) => electUnclean(image, request),
 }
 

@@ -32,6 +32,8 @@ export interface ControllerCalls {
   }
   /** Leaders back to the preferred replicas where those are in sync. */
   balance: { request: Record<string, never>; response: { moved: number } }
+  /** Changes nothing. Who is answered has applied all that was committed before it asked. */
+  sync: { request: Record<string, never>; response: null }
   /** An operator chooses a leader outside the in-sync set: what only the others held is lost. */
   'elect-unclean': { request: { name: string; partition: number }; response: { leader: number } }
 }

@@ -29,7 +29,7 @@ const PORTION_BYTES = 256 * KIB
 
 export function registerRead(app: FastifyInstance, context: HttpContext): void {
   app.get('/v1/topics/:name/records', async (request, reply) => {
-    const topic = context.ports.topics.byName(nameParam(request))
+    const topic = await context.ports.topics.find(nameParam(request))
     const query = readQuery(request, ['partition', 'offset', 'time', 'limit', 'maxBytes'])
     const partition = partitionParam(query, topic) ?? onlyPartition(topic)
     const limit = numberParam(query, 'limit', { min: 1, max: MAX_READ_LIMIT }, DEFAULT_READ_LIMIT)

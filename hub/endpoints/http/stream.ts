@@ -46,7 +46,7 @@ export function registerStream(app: FastifyInstance, context: HttpContext): Stre
   let starting = 0
 
   app.get('/v1/topics/:name/stream', { exposeHeadRoute: false }, async (request, reply) => {
-    const topic = context.ports.topics.byName(nameParam(request))
+    const topic = await context.ports.topics.find(nameParam(request))
     if (open.size + starting >= context.limits.maxStreams) refuseStream(context)
     starting++
     const { offsets, wholeTopic } = await startOf(context, topic, request).finally(() => starting--)

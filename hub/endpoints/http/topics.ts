@@ -90,7 +90,7 @@ export function registerTopics(app: FastifyInstance, context: HttpContext): void
       .send(await describeTopic(topic, logs))
   })
 
-  app.get('/v1/topics/:name', async request => describeTopic(topics.byName(nameParam(request)), logs))
+  app.get('/v1/topics/:name', async request => describeTopic(await topics.find(nameParam(request)), logs))
 
   app.patch('/v1/topics/:name', options, async request => {
     const { partitions, config } = parseWith(alterSchema, request.body, 'body')

@@ -27,7 +27,7 @@ async function resultOf(ports: Ports, request: RequestFrame): Promise<NonNullabl
 }
 
 async function named({ topics }: Ports, { topic, produce }: TopicRequest): Promise<Topic> {
-  return produce === true ? topics.forProducer(topic) : topics.byName(topic)
+  return produce === true ? topics.forProducer(topic) : topics.find(topic)
 }
 
 type TopicRequest = Extract<RequestFrame, { op: 'topic' }>

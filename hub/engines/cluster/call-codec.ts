@@ -131,6 +131,7 @@ const CALLS: Codecs = {
     response: z.object({ partitions: count }),
   },
   balance: { request: nothing, response: z.object({ moved: count }) },
+  sync: { request: nothing, response: z.null() },
   'elect-unclean': {
     request: z.object({ name: text, partition: count }),
     response: z.object({ leader: count }),

@@ -1,29 +1,40 @@
-import { TributaryError } from '../../../common/errors.ts'
+import { isTributaryError, TributaryError } from '../../../common/errors.ts'
 import type { Topic, Topics } from '../../ports.ts'
 import type { PartitionTable } from './partitions.ts'
 import type { Metadata } from './types.ts'
 
-/** Topics by the controller; a deleted one's logs go before `delete` resolves. */
-export function createTopics(metadata: Metadata, partitions: PartitionTable): Topics {
+/**
+ * Topics by the controller. What becomes of them is done to the logs of every node as it hears of it (replication.ts); on the node where
+ * a topic is deleted its logs go before `delete` resolves.
+ */
+export function createTopics(
+  metadata: Pick<Metadata, 'image' | 'submit'>,
+  partitions: Pick<PartitionTable, 'remove'>,
+): Topics {
+  const image = metadata.image
+
+  function byName(name: string): Topic {
+    const topic = image().topicByName(name)
+    if (topic !== undefined) return topic
+    throw new TributaryError('unknown_topic', `there is no topic "${name}"; see "tributary topics list"`)
+  }
+
   return {
-    list: () => metadata.image().topics(),
-    byName: name => {
-      const topic = metadata.image().topicByName(name)
-      if (topic !== undefined) return topic
-      throw new TributaryError('unknown_topic', `there is no topic "${name}"; see "tributary topics list"`)
+    list: () => image().topics(),
+    byName,
+    find: async name => {
+      try {
+        return byName(name)
+      } catch (error) {
+        if (!isTributaryError(error, 'unknown_topic')) throw error
+      }
+      await metadata.submit('sync', {})
+      return byName(name)
     },
-    forProducer: async name => {
-      const known = metadata.image().topicByName(name)
-      if (known !== undefined) return known
-      return metadata.submit('topic-for-producer', { name })
-    },
+    forProducer: async name => image().topicByName(name) ?? metadata.submit('topic-for-producer', { name }),
     byId: topicId => knownTopic(metadata, topicId),
     create: request => metadata.submit('create-topic', request),
-    alter: async (name, change) => {
-      const topic = await metadata.submit('alter-topic', { name, change })
-      partitions.configure(topic)
-      return topic
-    },
+    alter: (name, change) => metadata.submit('alter-topic', { name, change }),
     delete: async name => {
       const topic = await metadata.submit('delete-topic', { name })
       await partitions.remove(topic)

@@ -31,6 +31,7 @@ const REPEATABLE: ReadonlySet<CallName> = new Set([
   'change-isr',
   'drain-node',
   'balance',
+  'sync',
 ])
 
 export type ControllerCall = Extract<PeerCall, { c: 'controller' }>
