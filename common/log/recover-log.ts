@@ -40,7 +40,7 @@ export async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog>
   const folder = logFolder(directory, plan.name)
   await disk.mkdir(folder)
   let bases = segmentBases(await disk.list(folder))
-  const replayed = applicableReplays(plan, bases)
+  const replayed = applicableReplays(run, plan, bases)
   for (const base of new Set(replayed.map(replay => replay.segmentBase)))
     if (!bases.includes(base)) bases.push(base)
   bases.sort((left, right) => left - right)
@@ -70,8 +70,10 @@ export async function recoverLog(run: Run, plan: LogPlan): Promise<SegmentedLog>
 }
 
 /** Replays to segments that retention took since have no file any more, and none should come back. */
-function applicableReplays(plan: LogPlan, bases: readonly number[]): Replay[] {
-  const known = [...bases, plan.segmentBase, ...plan.replays.map(replay => replay.segmentBase)]
+function applicableReplays(run: Run, plan: LogPlan, bases: readonly number[]): Replay[] {
+  // Others were removed by a cut, which a power cut took back.
+  const real = bases.filter(base => knownEnd(run, plan, base) > 0)
+  const known = [...real, plan.segmentBase, ...plan.replays.map(replay => replay.segmentBase)]
   const all = [...new Set(known)].sort((left, right) => left - right)
   return plan.replays.filter(replay => {
     const next = all[all.indexOf(replay.segmentBase) + 1]

@@ -190,7 +190,8 @@ async function writeBatches(
   }
   try {
     await files.sync(path)
-    if (place.isNew) await disk.syncDir(log.folder)
+    // Also where the file was there: a process that was killed may have made it.
+    await disk.syncDir(log.folder)
   } catch (error) {
     throw committer.fail(error)
   }
