@@ -11,6 +11,7 @@ const FIRST_SEED = Number(process.env.SPINE_SEED ?? 1)
 
 /** Seeds that found something once, and what. */
 const FOUND: Readonly<Record<number, string>> = {
+  172: 'a clone and a hub that went back: the second of two directories was told that it is the older one, and no more',
   324: 'lanes changed thrice: the hub held a run without records, and the edge could not tell that the one before was settled',
   2135: 'dead letters drained a generation of local logs, and the next one was not told',
   7049: 'a topic deleted behind the last frame of a lane, whose ack never came',

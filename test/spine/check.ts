@@ -243,8 +243,6 @@ function checkAcked(book: Book, record: Offered, { stored, dead, missing }: Foun
   // The edge had given it back when it came to a hub that holds nothing of before, which is said as `moved`.
   if (record.movedBelow && committedTo !== null && book.isExcused(edgeId, 'moved', 'deleted')) return
   if (record.edgeGone && (committedTo === null || committedEra !== book.hubEra)) return
-  // One of two directories learns that the hub went back, the other only that it is the older one.
-  if (committedTo !== null && committedEra !== book.hubEra && book.isExcused(edgeId, 'fork')) return
   const facts = JSON.stringify({ ...record, life: undefined, era: book.hubEra })
   throw new Error(
     `${id}, acked at offset ${offset} of ${edgeId} ${topic}/${lane}, is gone without a word: ${facts}`,
