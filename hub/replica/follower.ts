@@ -26,7 +26,7 @@ export interface Followed {
 export type FetchedAction =
   /** Not followed under this epoch any more. */
   | { do: 'nothing' }
-  /** Only numbers count: there is nothing else, or it was not asked for. */
+  /** Only the numbers count: there is nothing else, or it was not asked for. */
   | { do: 'learn' }
   | { do: 'append' }
   | { do: 'part'; told: EpochEnd }
@@ -146,7 +146,8 @@ export function createFetchingSession(
       if (followed === undefined || followed.leaderEpoch !== leaderEpoch) return { do: 'nothing' }
       // What was on its way when something else was asked for comes again from there.
       const isWanted = followed.fetches && !asking.has(followed) && offset === followed.position.offset
-      if (!isWanted) return { do: 'learn' }
+      // What the leader has committed says nothing of a log that may part from its.
+      if (!isWanted) return { do: error === undefined && diverging === undefined ? 'learn' : 'nothing' }
       if (error === 'offset_out_of_range' && startOffset > followed.position.offset) {
         return { do: 'restart', startOffset }
       }

@@ -22,7 +22,7 @@ export interface Following {
   position(): Position
   /** Whether its producers are all known; else it needs the leader's snapshot before it fetches. */
   isComplete(): boolean
-  /** What the leader told: how far the partition is committed, and where the leader's log starts. */
+  /** What the leader told, whose log this one is as far as it goes: how far it is committed, and where the leader's log starts. */
   learn(highWatermark: number, startOffset: number): void
   /** Takes batches fetched; they count in this turn, and the promise resolves when they are durable. The log must be open. */
   append(leaderEpoch: number, batches: Uint8Array, hubTimeMs: number): Promise<void>
@@ -94,9 +94,11 @@ export function createFollowing(context: FollowingContext): Following {
       const store = under(leaderEpoch)
       let isBelow = false
       await change(store, async () => {
-        await store.cutAfter(divergence(store.epochs, store.log.endOffset(), told))
-        isBelow = store.log.endOffset() < known.highWatermark
-        known.highWatermark = Math.min(known.highWatermark, store.log.endOffset())
+        const before = store.log.endOffset()
+        await store.cutAfter(divergence(store.epochs, before, told))
+        const end = store.log.endOffset()
+        isBelow = end < Math.min(before, known.highWatermark)
+        known.highWatermark = Math.min(known.highWatermark, end)
       })
       return isBelow
     },

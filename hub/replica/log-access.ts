@@ -5,6 +5,7 @@ import { isTributaryError } from '../../common/errors.ts'
 import { MIB } from '../../common/limits.ts'
 import type { Snapshots } from '../../common/log/snapshots.ts'
 import type { Damage, Log, ReadResult } from '../../common/log/types.ts'
+import { createGapPlaces } from './gap-places.ts'
 import { createLeaderEpochs } from './leader-epochs.ts'
 import { decodeSnapshot } from './producer-snapshot.ts'
 import { Producers } from './producers.ts'
@@ -68,21 +69,24 @@ export async function restoreHistory(
   const end = log.durableEndOffset()
   await snapshots.dropAfter(end)
   const snapshot = await snapshots.loadAtOrBelow(end)
-  const { producers, epochs } =
+  const { producers, epochs, gaps } =
     snapshot === undefined
-      ? { producers: new Producers(), epochs: createLeaderEpochs() }
+      ? { producers: new Producers(), epochs: createLeaderEpochs(), gaps: createGapPlaces() }
       : decodeSnapshot(snapshot.bytes)
   const start = log.startOffset()
   let offset = Math.max(snapshot?.offset ?? 0, start)
   while (offset < end) {
     const { batches, nextOffset, release } = await readPastDamage(log, offset, CHUNK_BYTES, end, onDamage)
-    replayBatches({ producers, epochs }, batches, offset, nowMs)
+    replayBatches({ producers, epochs, gaps }, batches, offset, nowMs)
     release?.()
     if (nextOffset <= offset) break
     offset = nextOffset
   }
   epochs.cutBefore(start)
-  return { producers, epochs, complete: start === 0 || snapshot !== undefined }
+  // A leader that wrote nothing may have been written down: its epoch begins where nobody has a batch of it.
+  epochs.cutAfter(end)
+  gaps.cutAfter(end)
+  return { producers, epochs, gaps, complete: start === 0 || snapshot !== undefined }
 }
 
 /** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */

@@ -45,6 +45,7 @@ export class Partition implements Leading {
   #leader: Leader | null = null
   /** What must not be interrupted: opening, cutting, starting over. */
   #busy: Promise<void> | null = null
+  #turns = 0
   #changing = false
   #closedBy: TributaryError | null = null
   #waiting: { run(leader: Leader): void; reject(error: unknown): void }[] = []
@@ -202,14 +203,18 @@ export class Partition implements Leading {
 
   /** Runs what nothing else may go on beside, one after another. */
   #alone(work: () => Promise<void>): Promise<void> {
-    const after = this.#busy ?? Promise.resolve()
-    const done = after.catch(() => {}).then(work)
-    const busy = done
-      .catch(() => {})
-      .finally(() => {
-        if (this.#busy === busy) this.#busy = null
-      })
-    this.#busy = busy
+    const before = this.#busy
+    const turn = ++this.#turns
+    const run = async (): Promise<void> => {
+      await before
+      try {
+        await work()
+      } finally {
+        if (turn === this.#turns) this.#busy = null
+      }
+    }
+    const done = run()
+    this.#busy = done.catch(() => {})
     return done
   }
 
@@ -373,6 +378,11 @@ export class Partition implements Leading {
       startOffset: log?.startOffset() ?? 0,
       durableEnd: log?.durableEndOffset() ?? 0,
     }
+  }
+
+  /** Where gaps stand above `offset` in its log, committed or not; of many the newest. */
+  gapsAbove(offset: number): number[] {
+    return this.#store?.gaps.above(offset) ?? []
   }
 
   /** Where a follower's log parts from this leader's, whose last batch is of `lastEpoch` and ends at `offset`; null where it does not. */

@@ -225,7 +225,7 @@ export function createFollowerShell(context: FollowerShellContext): FollowerShel
     if (action.do === 'nothing' || place === undefined) return
     const { held, followed } = place
     const { following } = held.replica
-    following.learn(part.highWatermark, part.startOffset)
+    if (action.do === 'append' || action.do === 'learn') following.learn(part.highWatermark, part.startOffset)
     if (action.do === 'wait') failed(held, link, followed, `its leader answers ${action.code}`)
     else if (action.do === 'part') cut(held, link, followed, action.told)
     else if (action.do === 'restart') restart(held, link, followed, action.startOffset)

@@ -105,11 +105,14 @@ export class Cluster {
     this.commit(unfenceNodes(this.image, nodeIds, this.clock.nowMs()))
   }
 
-  /** A topic on these nodes, the first of them leading. */
+  /** A topic on three nodes; segments and what is kept of them may be smaller than the controller allows. */
   topic(name: string, partitions: number, config: Partial<Topic['config']> = {}): Topic {
-    const topic = this.call('create-topic', { name, partitions, config: { segmentBytes: 65_536, ...config } })
+    const topic = this.call('create-topic', { name, partitions })
+    const { topicId, replication } = topic
+    const altered = { ...topic.config, segmentBytes: 65_536, ...config }
+    this.commit([{ type: 'topic_altered', topicId, partitions, replication, config: altered }])
     this.tidy()
-    return topic
+    return must(this.image.topicById(topicId), 'a topic that was made is not there')
   }
 
   state(topic: Topic, partition = 0): PartitionState {
@@ -184,7 +187,13 @@ export class Cluster {
     this.network.leave(nodeId)
     node.replication.close()
     this.#listeners.delete(nodeId)
-    this.#disks.set(nodeId, how === 'crash' ? node.disk.crash() : node.disk.kill())
+    // Whoever waits for it hears that the connection broke.
+    for (const { topicId, partition } of node.table.places()) {
+      node.table.peek(topicId, partition)?.shut(new TributaryError('closed', `node ${nodeId} stopped`))
+    }
+    const disk = how === 'crash' ? node.disk.crash() : node.disk.kill()
+    disk.setCapacity(Number.POSITIVE_INFINITY)
+    this.#disks.set(nodeId, disk)
     for (const waiting of this.#waiting) if (waiting.nodeId === nodeId) waiting.reject(new Error('stopped'))
   }
 
@@ -192,6 +201,12 @@ export class Cluster {
   wipe(nodeId: number): void {
     this.stop(nodeId, 'kill')
     this.#disks.delete(nodeId)
+  }
+
+  /** Ends it all, so that nothing of it goes on beside the next one. */
+  async end(): Promise<void> {
+    for (const nodeId of [...this.nodes.keys()]) this.stop(nodeId, 'kill')
+    await this.#pause(50)
   }
 
   node(nodeId: number): TestNode {
@@ -261,13 +276,13 @@ export class Cluster {
   }
 
   /** Waits for something to come true, while time passes a little with each turn. */
-  async until(what: string, isTrue: () => boolean, limit = 3_000): Promise<void> {
+  async until(what: string | (() => string), isTrue: () => boolean, limit = 3_000): Promise<void> {
     for (let turn = 0; turn < limit; turn++) {
       if (isTrue()) return
       await this.turns(1)
       if (turn % 4 === 3) this.clock.advance(25)
     }
-    throw new Error(`in vain: ${what}`)
+    throw new Error(`in vain: ${typeof what === 'string' ? what : what()}`)
   }
 
   isInSync(topic: Topic, partition = 0): boolean {
