@@ -33,16 +33,30 @@ const POLL_MS = 100
 export function clusterFaults(): Record<ClusterFault, FaultHandler> {
   let isDamaged = false
 
-  /** Does it where the cluster is whole, and lets nothing else be damaged before it is whole again. */
-  async function damage(context: FaultContext, work: (node: HubHost) => Promise<boolean>): Promise<boolean> {
-    const { sim, take } = context
+  /**
+   * Does it where the cluster is whole, and lets nothing else be damaged before it is whole again. Until the others know that they
+   * must do without the node, no fault keeps them from each other: else the node that has nothing left might be the last one
+   * that counts as in sync.
+   */
+  async function damage(
+    { sim, take, quietly }: FaultContext,
+    work: (node: HubHost) => Promise<boolean>,
+    isFoundAtOnce = true,
+  ): Promise<boolean> {
     if (isDamaged || sim.nodes.length < 3) return false
     isDamaged = true
-    let isDone = false
-    await take(sim.nodes, async node => {
-      if (!(await becomesWhole(sim))) return
-      isDone = await work(node)
+    const isDone = await quietly(async () => {
+      let isWorked = false
+      await take(sim.nodes, async node => {
+        if (!(await becomesWhole(sim))) return
+        sim.world.say(() => `${node.host} is damaged`)
+        isWorked = await work(node)
+      })
+      if (isWorked) await becomesWhole(sim)
+      return isWorked
     })
+    // What rots is found late: nothing else may be damaged in this run.
+    if (isDone && !isFoundAtOnce) return true
     if (isDone) while (!isWhole(sim)) await sim.world.sleep(POLL_MS)
     isDamaged = false
     return isDone
@@ -59,10 +73,14 @@ export function clusterFaults(): Record<ClusterFault, FaultHandler> {
       }),
     'node rollback': context => damage(context, node => rollBack(context, node)),
     'node clone': context => damage(context, node => clone(context, node)),
-    'bit flip': context =>
-      damage(context, async ({ disk }) =>
-        flipSealedBit(context.sim.world, context.rng, disk, '/hub/logs/t/'),
-      ),
+    'bit flip': context => {
+      const { world } = context.sim
+      return damage(
+        context,
+        async ({ disk }) => flipSealedBit(world, context.rng, disk, '/hub/logs/t/'),
+        false,
+      )
+    },
     'node added': addNode,
     'node drained': context => drain(context, false),
     'node removed': context => drain(context, true),
@@ -100,6 +118,8 @@ export function isWhole(sim: Sim): boolean {
   if (!sim.nodes.every(({ running, process }) => running !== null && process?.isPaused === false))
     return false
   const { nodes, activeNodes, underReplicated, leaderless, reassigning } = ports.cluster.status()
+  // What was damaged is forgotten by a quorum that does without it.
+  if (ports.cluster.nodes().filter(({ isVoter }) => isVoter).length < 3) return false
   return nodes === activeNodes && underReplicated === 0 && leaderless === 0 && reassigning === 0
 }
 

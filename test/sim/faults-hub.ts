@@ -28,9 +28,10 @@ export function hubFaults(): Record<HubFault, FaultHandler> {
       context.take(context.sim.nodes, node => bounce(context, node, 'stop', DOWN_MS)),
     'node pause': context => context.take(context.sim.nodes, node => freeze(context, node, PAUSE_MS)),
     'node slow disk': context => slowDisk(context, context.sim.nodes),
-    'node sync failed': async ({ sim, rng }) => {
+    'node sync failed': async ({ sim, rng, pause }) => {
       const node = sim.nodes[rng.below(sim.nodes.length)]
       node?.disk.failSyncs(1 + rng.below(2))
+      await pause(500, 3_000)
       return true
     },
     'node disk full': context => {

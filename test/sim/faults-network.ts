@@ -24,7 +24,12 @@ export function networkFaults(): Record<NetworkFault, FaultHandler> {
     'partition both ways': context => partition(context, true),
     'node cut off': cutOff,
     'link cut': async ({ sim }) => sim.network.cutOne(() => true),
-    'link stalled': async ({ sim, rng }) => sim.network.stallOne(() => true, 50 + rng.below(8_000)),
+    'link stalled': async ({ sim, rng }) => {
+      const ms = 50 + rng.below(8_000)
+      if (!sim.network.stallOne(() => true, ms)) return false
+      await sim.world.sleep(ms)
+      return true
+    },
     'dials refused': async ({ sim, rng, pause }) => {
       const node = sim.nodes[rng.below(sim.nodes.length)]
       if (node === undefined) return false

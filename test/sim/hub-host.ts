@@ -104,7 +104,7 @@ export class HubHost {
       dial: (from, url, timeoutMs) => this.#network.dial(from, url, timeoutMs),
     })
     this.#process = process
-    world.say(() => `${this.host} starts`)
+    world.say(() => `${this.host} starts on a disk of ${this.disk.usedBytes()} bytes`)
     process.guard(() => {
       void this.#open(process, config).catch((error: unknown) => {
         if (!process.isAlive) return

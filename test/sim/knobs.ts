@@ -8,12 +8,14 @@ const constant = (file: string, name: string, small: string): Patch => ({
   replace: `const ${name} = ${small}`,
 })
 
-const SNAPSHOTS = 'hub/engines/cluster/quorum/snapshots.ts'
 const KEEPER = 'hub/replica/snapshot-keeper.ts'
 
 export const KNOBS: readonly Patch[] = [
-  constant(SNAPSHOTS, 'SNAPSHOT_FROM_BYTES', '6_000'),
-  constant(SNAPSHOTS, 'KEPT_ENTRIES', '20'),
+  constant(
+    'hub/engines/cluster/quorum/snapshots.ts',
+    'SNAPSHOT_LIMITS: SnapshotLimits',
+    '{ fromBytes: 8_000, atRatio: 2, keptEntries: 10 }',
+  ),
   constant('hub/engines/cluster/maintenance.ts', 'MAINTENANCE_MS', '2 * SECOND_MS'),
   constant(KEEPER, 'SNAPSHOT_AFTER_BYTES', '32_000'),
   constant(KEEPER, 'SNAPSHOT_FOR_RETENTION_MS', '3_000'),

@@ -28,6 +28,8 @@ export interface FaultContext {
   take<M extends Machine>(machines: readonly M[], use: (machine: M) => Promise<void>): Promise<boolean>
   /** Some time, from short to long. */
   pause(leastMs: number, mostMs: number): Promise<void>
+  /** Does it while no fault keeps nodes from each other; false where it was not done. */
+  quietly(work: () => Promise<boolean>): Promise<boolean>
   /** Called when all is to be well again. */
   onHeal(undo: () => void): void
 }

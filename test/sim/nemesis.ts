@@ -8,6 +8,32 @@ import type { FaultContext, FaultHandler } from './nemesis-tools.ts'
 import type { Sim } from './sim.ts'
 import type { Fault } from './swarm.ts'
 
+/** While one of these is under way a node may be taken for dead that is not. */
+const DISRUPTIVE: ReadonlySet<Fault> = new Set([
+  'node kill',
+  'node power',
+  'node restart',
+  'node pause',
+  'node slow disk',
+  'node sync failed',
+  'node disk full',
+  'node clock',
+  'all nodes power',
+  'node added',
+  'node drained',
+  'node removed',
+  'partition one way',
+  'partition both ways',
+  'node cut off',
+  'link cut',
+  'link stalled',
+  'dials refused',
+  'slow network',
+])
+/** So long quiet is waited for. */
+const QUIET_MS = 10_000
+const QUIET_POLL_MS = 100
+
 /** Makes the faults of a seed happen, and undoes them. */
 
 export class Nemesis {
@@ -17,8 +43,10 @@ export class Nemesis {
   readonly #undo = new Set<() => void>()
   readonly #handlers: Readonly<Record<Fault, FaultHandler>>
   #healing = false
-  /** Faults under way. */
+  /** Faults under way, and those of them that keep nodes from each other. */
   #running = 0
+  #disrupting = 0
+  #isQuiet = false
 
   constructor(sim: Sim) {
     this.#sim = sim
@@ -38,19 +66,39 @@ export class Nemesis {
     while (plan.faults.length > 0) {
       await world.sleep(-Math.log(1 - this.#rng.float()) * plan.faultEveryMs)
       if (world.nowMs() >= untilMs) return
-      const fault = this.#pick()
-      const context = this.#context()
-      this.#running++
-      void this.#handlers[fault](context).then(
-        isDone => {
-          if (isDone) world.count(fault)
-          this.#running--
-        },
-        error => world.fail(error),
-      )
-      world.say(() => `fault: ${fault}`)
+      this.#start(this.#pick())
     }
     await world.sleep(untilMs - world.nowMs())
+  }
+
+  #start(fault: Fault): void {
+    const { world } = this.#sim
+    const weight = DISRUPTIVE.has(fault) ? 1 : 0
+    if (this.#isQuiet && weight > 0) return
+    this.#running++
+    this.#disrupting += weight
+    world.say(() => `fault: ${fault}`)
+    this.#handlers[fault](this.#context()).then(
+      isDone => {
+        if (isDone) world.count(fault)
+        this.#running--
+        this.#disrupting -= weight
+      },
+      error => world.fail(error),
+    )
+  }
+
+  /** Does it while all nodes run and reach each other, as far as the faults go; false where that is not to be had soon. */
+  async #quietly(work: () => Promise<boolean>): Promise<boolean> {
+    const { world } = this.#sim
+    if (this.#isQuiet) return false
+    this.#isQuiet = true
+    for (let waitedMs = 0; this.#disrupting > 0 && waitedMs < QUIET_MS; waitedMs += QUIET_POLL_MS) {
+      await world.sleep(QUIET_POLL_MS)
+    }
+    const isDone = this.#disrupting === 0 && (await work())
+    this.#isQuiet = false
+    return isDone
   }
 
   #pick(): Fault {
@@ -85,6 +133,7 @@ export class Nemesis {
         // Undone at the latest when all is healed.
         return Promise.race([world.sleep(leastMs + (mostMs - leastMs) * share * share), this.#healed()])
       },
+      quietly: work => this.#quietly(work),
       onHeal: undo => this.#undo.add(undo),
     }
   }

@@ -1,9 +1,7 @@
-import { zstdCompressSync, zstdDecompressSync } from 'node:zlib'
 import type { EdgeConfig } from '../../common/config-edge.ts'
 import { defaultEdgeConfig } from '../../common/config-edge.ts'
 import type { HubConfig } from '../../common/config-hub.ts'
 import { defaultHubConfig } from '../../common/config-hub.ts'
-import type { Codec } from '../../common/env.ts'
 import { KIB, MIB } from '../../common/limits.ts'
 import { PEER_PATH } from '../../common/wire-peer.ts'
 import type { Ports } from '../../hub/ports.ts'
@@ -11,6 +9,7 @@ import { FakeDisk } from '../fake-disk.ts'
 import { Book } from '../spine/book.ts'
 import { peerTag } from './checkers/peer-frames.ts'
 import { ClientHost } from './client-host.ts'
+import { simCodec } from './codec.ts'
 import { EdgeHost } from './edge-host.ts'
 import { HTTP_PORT, HubHost, PEER_PORT } from './hub-host.ts'
 import type { Fate } from './network.ts'
@@ -33,19 +32,13 @@ const HUB_NAME = 'hub'
 /** For the trace. */
 const TWIN_IDS = 50
 
-// Compression that answers at once; levels that cost little.
-const codec: Codec = {
-  compress: async (_kind, data) => zstdCompressSync(data),
-  decompress: async (_kind, data, maxOutputLength) => zstdDecompressSync(data, { maxOutputLength }),
-}
-
 export class Sim {
   readonly plan: SwarmPlan
   readonly world: World
   readonly network: Network
   readonly book = new Book()
   readonly sdk = new SdkBook()
-  readonly codec = codec
+  readonly codec = simCodec
   readonly nodes: HubHost[] = []
   readonly edges: EdgeHost[] = []
   readonly clients: ClientHost[] = []
@@ -96,7 +89,7 @@ export class Sim {
 
   #node(nodeId: number, host: string, id: number): HubHost {
     const disk = new FakeDisk({ rng: this.world.stream() })
-    const options = { nodeId, host, id, disk, config: this.#hubConfig(nodeId), codec }
+    const options = { nodeId, host, id, disk, config: this.#hubConfig(nodeId), codec: simCodec }
     return new HubHost(this.world, this.network, options)
   }
 
@@ -133,14 +126,14 @@ export class Sim {
   addEdge(edgeId: string, host: string, plan: EdgePlan): EdgeHost {
     const disk = new FakeDisk({ rng: this.world.stream() })
     const config = edgeConfig(edgeId, plan)
-    const options = { edgeId, host, id: this.#ids++, disk, config, codec, book: this.book }
+    const options = { edgeId, host, id: this.#ids++, disk, config, codec: simCodec, book: this.book }
     const edge = new EdgeHost(this.world, this.network, options)
     this.edges.push(edge)
     return edge
   }
 
   #addClient(host: string): void {
-    const options = { host, id: this.#ids++, hub: `http://${HUB_NAME}:7600`, codec, book: this.sdk }
+    const options = { host, id: this.#ids++, hub: `http://${HUB_NAME}:7600`, codec: simCodec, book: this.sdk }
     this.clients.push(new ClientHost(this.world, this.network, options))
   }
 
@@ -192,10 +185,17 @@ export class Sim {
     const isTopic = (name: string): boolean => this.isTopic(name)
     const edges = this.edges.filter(edge => !edge.isDrained(isTopic)).map(edge => edge.describe())
     const nodes = this.nodes.map(({ nodeId, running, failure }) => {
-      return { nodeId, isUp: running !== null, failure, fleet: running?.engine.ports.fleet.local() }
+      const notReady = running?.engine.ports.notReadyReason()
+      return { nodeId, isUp: running !== null, failure, notReady }
     })
     const clients = this.clients.map(({ host, pending }) => ({ host, pending }))
-    return JSON.stringify({ edges, nodes, clients })
+    const cluster = this.controllerPorts()?.cluster
+    const status = cluster?.status() ?? null
+    const places = this.controllerPorts()
+      ?.topics.list()
+      .flatMap(({ name, topicId }) => cluster?.placements(topicId).map(place => ({ name, ...place })) ?? [])
+      .filter(({ isr, replicas, leader }) => leader === null || isr.length < replicas.length)
+    return JSON.stringify({ status, places, nodes, clients, edges })
   }
 }
 

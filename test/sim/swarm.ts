@@ -104,6 +104,8 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
   const rng = seededRng(Math.imul(seed, 0x9e3779b1) ^ 0x5bd1e995)
   const pick = <T>(first: T, ...more: T[]): T => [first, ...more][rng.below(more.length + 1)] ?? first
   const nodes = pick(1, 3, 3, 3)
+  const edges = 1 + rng.below(3)
+  const clients = 1 + rng.below(2)
   const share = pick(0.15, 0.35, 0.6)
   const isCalm = rng.float() < NEVER_FAULTY
   const faults = entriesOf(FAULTS).filter(() => rng.float() < share && !isCalm)
@@ -111,8 +113,8 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
   return {
     seed,
     nodes: wanted.nodes ?? nodes,
-    edges: 1 + rng.below(3),
-    clients: 1 + rng.below(2),
+    edges,
+    clients,
     faults: wanted.faults?.map(name => [name, FAULTS[name]]) ?? faults,
     faultEveryMs: pick(400, 1_000, 2_500),
     safetyMs: 25_000 + rng.below(10_000),
@@ -143,8 +145,8 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
       compression: pick('zstd' as const, 'none'),
       commitMs: pick(0, 10),
     },
-    edgeRate: pick(15, 25, 40),
-    clientRate: pick(10, 20, 30),
+    edgeRate: pick(40, 55) / edges,
+    clientRate: pick(12, 20) / clients,
   }
 }
 

@@ -1,5 +1,6 @@
 import { eachBatch } from '../../../common/batch.ts'
 import type { Env } from '../../../common/env.ts'
+import { isTributaryError } from '../../../common/errors.ts'
 import { MIB } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { Log } from '../../../common/log/types.ts'
@@ -15,6 +16,13 @@ interface Replica {
   nodeId: number
   startOffset: number
   batches: Batches
+  /** What rotted and was not read since. */
+  damaged: readonly Range[]
+}
+
+interface Range {
+  from: number
+  to: number
 }
 
 /** A partition as the cluster says it is. */
@@ -67,25 +75,45 @@ async function readNode(
     const name = `t/${topicId}/${partition}`
     if (!there.has(name)) continue
     const log = await directory.openLog(name, LOG_OPTIONS)
-    const replica = { nodeId, startOffset: log.startOffset(), batches: await readLog(log, highWatermark) }
+    const replica = { nodeId, startOffset: log.startOffset(), ...(await readLog(log, highWatermark)) }
     into.set(name, [...(into.get(name) ?? []), replica])
   }
 }
 
-async function readLog(log: Log, highWatermark: number): Promise<Batches> {
+async function readLog(log: Log, highWatermark: number): Promise<Pick<Replica, 'batches' | 'damaged'>> {
   const batches: Batches = new Map()
+  const damaged: Range[] = []
   const end = Math.min(highWatermark, log.durableEndOffset())
   for (let offset = log.startOffset(); offset < end; ) {
-    const read = await log.read(offset, MIB)
+    const next = await readSome(log, offset, highWatermark, batches, damaged)
+    if (next <= offset) break
+    offset = next
+  }
+  return { batches, damaged }
+}
+
+/** Gives the offset to read from next. */
+async function readSome(
+  log: Log,
+  from: number,
+  highWatermark: number,
+  batches: Batches,
+  damaged: Range[],
+): Promise<number> {
+  try {
+    const read = await log.read(from, MIB)
     for (const { header } of eachBatch(read.batches)) {
       const { baseOffset, lastOffset, leaderEpoch, crc } = header
       if (baseOffset < highWatermark)
         batches.set(baseOffset, `to ${lastOffset}, epoch ${leaderEpoch}, crc ${crc}`)
     }
-    if (read.nextOffset <= offset) break
-    offset = read.nextOffset
+    return read.nextOffset
+  } catch (error) {
+    const to: unknown = isTributaryError(error, 'corrupt_log') ? error.details.toOffset : null
+    if (typeof to !== 'number') throw error
+    damaged.push({ from, to })
+    return to
   }
-  return batches
 }
 
 function compare({ topicId, partition, isr }: ExpectedPartition, replicas: readonly Replica[]): void {
@@ -100,6 +128,7 @@ function compare({ topicId, partition, isr }: ExpectedPartition, replicas: reado
     ] as const) {
       for (const [baseOffset, batch] of one.batches) {
         if (baseOffset < from || two.batches.get(baseOffset) === batch) continue
+        if (two.damaged.some(range => baseOffset >= range.from && baseOffset < range.to)) continue
         const theirs = two.batches.get(baseOffset) ?? 'nothing'
         throw new Error(
           `${topicId}/${partition} at ${baseOffset}: node ${one.nodeId} has ${batch}, node ${two.nodeId} ${theirs}`,
