@@ -10,6 +10,7 @@ import type { Producers, Undo } from './producers.ts'
 
 export interface LaneOperations {
   append(id: LaneId, batches: Uint8Array): Promise<LaneTip>
+  open(id: LaneId): Promise<LaneTip | null>
   startRun(id: LaneId, start: RunAnnouncement): Promise<LaneTip>
   declareGap(id: LaneId, gap: GapRange): Promise<LaneTip>
   remove(id: LaneId): Promise<void>
@@ -84,6 +85,7 @@ export function laneOperations(
         return tipNow(id)
       })
     },
+    open: id => committed('committed', () => (producers.lane(id) === undefined ? null : openedTip(id))),
     startRun: (id, start) => {
       const declared = producers.judgeRun(id, start)
       // Who opens a lane asks so, and is told what came before.

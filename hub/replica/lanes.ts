@@ -88,11 +88,17 @@ export function judgeRun(
 ): { gap: GapReason | null } | null {
   const { run, prev, reason } = start
   if (tip?.run === run) return null
+  // Said late, by a connection that is gone: begun again it would take its records once more.
+  if (tip !== undefined && isBehind(tip, run)) throw unknownRun(tip, run, tip)
   if (prev === null) return { gap: gapWithoutPredecessor(tip !== undefined, reason) }
   if (tip === undefined || tip.run !== prev.run) throw unknownRunAfter(tip, start, prev.run)
   if (tip.next < prev.end) throw outOfOrder(tip, prev.end)
   // The hub holds more of the predecessor than the edge says there was: its directory was rolled back.
   return { gap: tip.next > prev.end || reason === 'fork' ? 'fork' : null }
+}
+
+function isBehind({ prev, past }: LaneState, run: number): boolean {
+  return prev?.run === run || past.some(known => known.run === run)
 }
 
 function gapWithoutPredecessor(hasTip: boolean, reason: RunAnnouncement['reason']): GapReason | null {

@@ -24,6 +24,8 @@ export interface Bounds {
 export interface Leading {
   append(batches: Uint8Array, acks: 0 | 1 | 'all'): Promise<{ baseOffset: number }>
   appendLane(id: LaneId, batches: Uint8Array): Promise<LaneTip>
+  /** The lane's tip, with what came before, when all of it is committed; null where there is none. */
+  openLane(id: LaneId): Promise<LaneTip | null>
   startRun(id: LaneId, start: RunAnnouncement): Promise<LaneTip>
   declareGap(id: LaneId, gap: GapRange): Promise<LaneTip>
   /** Forgets a lane, durably. */
@@ -67,6 +69,7 @@ export function createLeader(context: LeaderContext): Leader {
   return {
     append: (batches, acks) => inOrder(acks === 'all' ? QUORUM : OWN_DISK, () => clients(batches, acks)),
     appendLane: (id, batches) => inOrder(QUORUM, () => lanes.append(id, batches)),
+    openLane: id => inOrder(CONTROL, () => lanes.open(id)),
     startRun: (id, start) => inOrder(CONTROL, () => lanes.startRun(id, start)),
     declareGap: (id, gap) => inOrder(CONTROL, () => lanes.declareGap(id, gap)),
     removeLane: id => inOrder(CONTROL, () => lanes.remove(id)),

@@ -310,6 +310,10 @@ export class Partition implements Leading {
     return this.use(leader => leader.appendLane(id, batches))
   }
 
+  openLane(id: LaneId): Promise<LaneTip | null> {
+    return this.use(leader => leader.openLane(id))
+  }
+
   startRun(id: LaneId, start: RunAnnouncement): Promise<LaneTip> {
     return this.use(leader => leader.startRun(id, start))
   }

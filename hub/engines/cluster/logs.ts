@@ -216,11 +216,10 @@ export function emptyBounds(leaderEpoch: number): PartitionBounds {
 
 /**
  * The tip once all of it is committed: an earlier connection may have left appends under way, of which the next would never be
- * told. Announcing the tip's own run writes nothing and resolves then.
+ * told. Whichever run is the tip then counts: one that waits for its turn may take the place of this one.
  */
 export async function settledTip(replica: Partition, id: LaneId) {
-  const tip = replica.tip(id)
-  return tip === null ? null : replica.startRun(id, { run: tip.run, prev: null, reason: 'next' })
+  return replica.tip(id) === null ? null : replica.openLane(id)
 }
 
 export interface ReadRequest {

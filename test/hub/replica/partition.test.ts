@@ -169,6 +169,16 @@ describe('gaps and runs', () => {
     expect(counters).toMatchObject({ gaps: 1, gapRecords: 7, runs: 2 })
   })
 
+  it('of a run that the lane has left are refused, however late they are said again', async () => {
+    const { partition } = await openOn()
+    await partition.startRun(id, { run: P, prev: null, reason: 'first' })
+    await partition.appendLane(id, runOf(P, 0, 2))
+    await partition.startRun(id, { run: Q, prev: { run: P, end: 2 }, reason: 'next' })
+    const late = partition.startRun(id, { run: P, prev: null, reason: 'first' })
+    await expect(late).rejects.toMatchObject({ code: 'unknown_run', details: { run: Q, next: 0 } })
+    expect(partition.tip(id)).toEqual({ run: Q, next: 0, committed: 0 })
+  })
+
   it('say to who opens a lane what runs came before, newest first, without those that have no records; also after a restart', async () => {
     const first = await openOn()
     const run = (offset: number) => ({ run: P + offset, prev: null, reason: 'fork' as const })

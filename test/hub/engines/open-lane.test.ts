@@ -1,0 +1,22 @@
+import { expect, it } from 'vitest'
+import { settledTip } from '../../../hub/engines/cluster/logs.ts'
+import { plainOf, runOf, testRun } from '../replica/batches.ts'
+import { openOn } from '../replica/harness.ts'
+
+const id = { edge: 'e1', lane: 0 }
+const [P, Q] = [testRun(1), testRun(2)]
+
+it('opening a lane while its next run waits for its turn leaves the lane at that run', async () => {
+  const { disk, partition } = await openOn()
+  await partition.startRun(id, { run: P, prev: null, reason: 'first' })
+  await partition.appendLane(id, runOf(P, 0, 3))
+  const release = disk.holdSyncs()
+  const others = partition.append(plainOf(['of another producer']), 'all')
+  // A connection announced the next run and broke; the edge comes again.
+  const next = partition.startRun(id, { run: Q, prev: { run: P, end: 3 }, reason: 'next' })
+  const opened = settledTip(partition, id)
+  release()
+  await Promise.all([others, next])
+  expect(await opened).toEqual({ run: Q, next: 0, committed: 0, past: [{ run: P, next: 3 }] })
+  expect(partition.tip(id)).toMatchObject({ run: Q, next: 0 })
+})
