@@ -1,6 +1,7 @@
 /**
  * How long produce and reads stand still when a node goes: killed, silently cut off, or stopped in order. Three nodes, default
- * settings; a third of the kills and cuts hit the active controller.
+ * settings; a third of the kills and cuts hit the active controller. What is measured is the cluster: by a client of a node that
+ * stays, since one of a node that is silently cut off finds out by its own heartbeat.
  */
 
 import { rm } from 'node:fs/promises'
@@ -44,28 +45,34 @@ interface Watch {
 interface Load {
   /** Watches for what is sent from now on. */
   watch(): Watch
+  stop(): Promise<void>
 }
 
 /** Medians and the worst, over `runs` times `FAULTS_PER_RUN` faults of each kind. */
 export async function benchFailover({ directory, runs, write }: BenchContext): Promise<void> {
-  const root = join(directory, 'failover')
-  const nodes = await createHubNodes(root, SCRIPT, NODES, { isGated: true, isGrown: false })
+  const faults = runs * FAULTS_PER_RUN
+  const killed = await inCluster(join(directory, 'killed'), ['kill', 'clean shutdown'], faults)
+  const cut = await inCluster(join(directory, 'cut'), ['silent cut'], faults)
+  write(`${table([...killed, ...cut])}\n`)
+}
+
+/** Links that can be cut go through gates, which accept for a process that is gone: kills are measured without. */
+async function inCluster(root: string, kinds: readonly Fault[], faults: number): Promise<Gap[]> {
+  const isGated = kinds.includes('silent cut')
+  const nodes = await createHubNodes(root, SCRIPT, NODES, { isGated, isGrown: false })
   await Promise.all(nodes.hubs.map(hub => hub.start()))
   const client = connect({ hub: nodes.urls.join(','), env: nodeEnv() })
-  const load = new AbortController()
+  const gaps: Gap[] = []
   try {
     await client.topics.create({ name: TOPIC, partitions: PARTITIONS })
-    const background = startLoad(client, load.signal)
-    const gaps: Gap[] = []
-    for (let n = 0; n < runs * FAULTS_PER_RUN; n++) {
-      for (const fault of ['kill', 'silent cut', 'clean shutdown'] as const) {
+    for (let n = 0; n < faults; n++) {
+      for (const fault of kinds) {
         await allInSync(client)
-        gaps.push(await measure(nodes, client, background, fault, n % 3 === 0))
+        gaps.push(await measure(nodes, client, fault, n % 3 === 0))
       }
     }
-    write(`${table(gaps)}\n`)
+    return gaps
   } finally {
-    load.abort()
     await client.close()
     await Promise.all(nodes.hubs.map(hub => hub.kill()))
     await nodes.gates.close()
@@ -73,14 +80,18 @@ export async function benchFailover({ directory, runs, write }: BenchContext): P
   }
 }
 
-function startLoad(client: TributaryClient, signal: AbortSignal): Load {
-  let watch: Watch = { sinceMs: performance.now(), acks: new Map(), reads: new Map() }
+/** A client of one node that writes to all partitions and reads them. */
+function startLoad(url: string): Load {
+  const client = connect({ hub: url, env: nodeEnv() })
+  const stop = new AbortController()
+  const newWatch = (): Watch => ({ sinceMs: performance.now(), acks: new Map(), reads: new Map() })
+  let watch = newWatch()
   const note = (times: 'acks' | 'reads', partition: number, sentMs: number): void => {
     if (sentMs > watch.sinceMs && !watch[times].has(partition)) watch[times].set(partition, performance.now())
   }
   const send = async (partition: number): Promise<void> => {
     const producer = client.producer(TOPIC, { lingerMs: 0 })
-    while (!signal.aborted) {
+    while (!stop.signal.aborted) {
       const sentMs = performance.now()
       try {
         await producer.send({ value: String(sentMs), partition })
@@ -93,17 +104,30 @@ function startLoad(client: TributaryClient, signal: AbortSignal): Load {
     await producer.close()
   }
   const read = async (): Promise<void> => {
-    for await (const record of client.consume(TOPIC, { follow: true, signal })) {
+    for await (const record of client.consume(TOPIC, { follow: true, signal: stop.signal })) {
       note('reads', record.partition, Number(Buffer.from(record.value ?? []).toString()))
     }
   }
-  for (let partition = 0; partition < PARTITIONS; partition++) void send(partition)
-  void read()
+  const running = [read(), ...Array.from({ length: PARTITIONS }, (_, partition) => send(partition))]
   return {
     watch: () => {
-      watch = { sinceMs: performance.now(), acks: new Map(), reads: new Map() }
+      watch = newWatch()
       return watch
     },
+    stop: async () => {
+      stop.abort()
+      await Promise.all(running)
+      await client.close()
+    },
+  }
+}
+
+/** Resolves when there is an ack and a delivery in each partition. */
+async function untilAll(watch: Watch, what: string): Promise<void> {
+  const limitMs = watch.sinceMs + LIMIT_MS
+  while (watch.acks.size < PARTITIONS || watch.reads.size < PARTITIONS) {
+    if (performance.now() > limitMs) throw new Error(`not available ${LIMIT_MS} ms after ${what}`)
+    await sleep(2)
   }
 }
 
@@ -120,9 +144,8 @@ async function allInSync(client: TributaryClient): Promise<void> {
 }
 
 async function measure(
-  { hubs, gates }: HubNodes,
+  { hubs, gates, urls }: HubNodes,
   client: TributaryClient,
-  load: Load,
   fault: Fault,
   wantController: boolean,
 ): Promise<Gap> {
@@ -134,18 +157,17 @@ async function measure(
   const nodeId = (wantController ? controllerId : other) ?? 1
   const hub = hubs[nodeId - 1]
   if (hub === undefined) throw new Error(`there is no node ${nodeId}`)
+  const load = startLoad(urls[nodeId % NODES] ?? '')
+  await untilAll(load.watch(), 'the start')
   let stopping: Promise<unknown> = Promise.resolve()
   if (fault === 'kill') await hub.kill()
   else if (fault === 'clean shutdown') stopping = hub.stop(30_000)
   else cutOff(nodeId, gates.hold)
   const watch = load.watch()
-  const limitMs = watch.sinceMs + LIMIT_MS
-  while (watch.acks.size < PARTITIONS || watch.reads.size < PARTITIONS) {
-    if (performance.now() > limitMs) throw new Error(`not available ${LIMIT_MS} ms after a ${fault}`)
-    await sleep(2)
-  }
+  await untilAll(watch, `a ${fault}`)
   await stopping
   gates.heal()
+  await load.stop()
   if (fault !== 'silent cut') await hub.start()
   return {
     fault,
