@@ -176,9 +176,7 @@ export function createFollowerShell(context: FollowerShellContext): FollowerShel
       const again = [...waiting]
       waiting.clear()
       for (const [one, place] of again) {
-        if (!isCurrent(place.held, one)) continue
-        if (place.held.replica.following.isComplete()) goOn(place.held, place.link, one)
-        else takeSnapshot(place.held, place.link, one)
+        if (isCurrent(place.held, one)) complete(place.held, place.link, one)
       }
     }, RETRY_MS)
   }
@@ -189,10 +187,16 @@ export function createFollowerShell(context: FollowerShellContext): FollowerShel
     work().then(
       () => {
         toldOf.delete(held.key)
-        goOn(held, link, followed)
+        complete(held, link, followed)
       },
       error => failed(held, link, followed, error),
     )
+  }
+
+  /** Goes on, once its producers are all known: a cut may have taken the snapshot that told of them. */
+  function complete(held: Held, link: LeaderLink, followed: Followed): void {
+    if (held.replica.following.isComplete()) goOn(held, link, followed)
+    else takeSnapshot(held, link, followed)
   }
 
   async function snapshotOf(link: LeaderLink, { topicId, partition, leaderEpoch }: Followed) {

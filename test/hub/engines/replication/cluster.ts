@@ -209,6 +209,11 @@ export class Cluster {
     await this.#pause(50)
   }
 
+  /** What a node that is down has left. */
+  diskOf(nodeId: number): FakeDisk {
+    return must(this.#disks.get(nodeId), `node ${nodeId} never ran`)
+  }
+
   node(nodeId: number): TestNode {
     return must(this.nodes.get(nodeId), `node ${nodeId} is down`)
   }
