@@ -168,7 +168,8 @@ export function createLogs(context: LogsContext): ClusterLogs {
     tip: lane => partitions.peek(lane.topicId, lane.partition)?.tip(idOf(lane)) ?? null,
     read: async (topicId, partition, offset, maxBytes, lastEpoch = -1) => {
       const route = routes.now(topicId, partition)
-      if (route?.at === 'there') {
+      // Who read on from what an earlier leader wrote has to be told where that was lost, which only the leader can.
+      if (route?.at === 'there' && (lastEpoch < 0 || lastEpoch === route.leaderEpoch)) {
         const kept = tails.take(topicId, partition, offset, route.leaderEpoch)
         if (kept !== null) return kept
       }

@@ -206,4 +206,21 @@ describe('a leader that changes', () => {
     })
     expect(await code(far.read(TOPIC, 0, 3, 1_000))).toBe('done')
   })
+
+  test('and lost records tells them so too where the next ones are at hand already', async () => {
+    const far = nodes.node(3).logs
+    await far.append(TOPIC, 0, plainOf(['a', 'b', 'c']), 'all')
+    nodes.commit([ledBy(0, 2, 2)])
+    await far.append(TOPIC, 0, plainOf(['x', 'y', 'z']), 'all')
+    const reads = new Promise<string[]>(resolve => {
+      far.whenPast(TOPIC, 0, 3, () =>
+        resolve(
+          Promise.all([code(far.read(TOPIC, 0, 3, 1_000, 1)), code(far.read(TOPIC, 0, 3, 1_000, 2))]),
+        ),
+      )
+    })
+    await eventually(() => nodes.node(2).called.includes('read'), 'the question')
+    await far.append(TOPIC, 0, plainOf(['u']), 'all')
+    expect(await reads).toEqual(['offset_out_of_range', 'done'])
+  })
 })
