@@ -214,9 +214,7 @@ describe('a leader that changes', () => {
     await far.append(TOPIC, 0, plainOf(['x', 'y', 'z']), 'all')
     const reads = new Promise<string[]>(resolve => {
       far.whenPast(TOPIC, 0, 3, () =>
-        resolve(
-          Promise.all([code(far.read(TOPIC, 0, 3, 1_000, 1)), code(far.read(TOPIC, 0, 3, 1_000, 2))]),
-        ),
+        resolve(Promise.all([code(far.read(TOPIC, 0, 3, 1_000, 1)), code(far.read(TOPIC, 0, 3, 1_000, 2))])),
       )
     })
     await eventually(() => nodes.node(2).called.includes('read'), 'the question')
