@@ -9,8 +9,9 @@ import type { ClientEnv, Connection, Live } from './client-connection.ts'
 import { UNREACHABLE_MS } from './client-connection.ts'
 import type { PartitionCursor, StartFrom } from './client-cursors.ts'
 import { createCursors } from './client-cursors.ts'
+import type { Timer } from './env.ts'
 import { isTributaryError } from './errors.ts'
-import { KIB, MIB } from './limits.ts'
+import { KIB, MIB, SECOND_MS } from './limits.ts'
 import type { EndedFrame, RecordsFrame } from './wire.ts'
 
 /** Reading: one subscription a partition on the client's connection, resumed at the exact next offset whenever it is lost. */
@@ -173,12 +174,14 @@ function createReadSession(
   const unreachableMs = options.unreachableMs ?? UNREACHABLE_MS
   let live: Live | null = null
   let forgetLost: () => void = () => {}
+  let growthTimer: Timer | null = null
   let closed = false
 
   /** Forgets the subscriptions there are; those of a lost connection are gone already. */
   function detach(): void {
     forgetLost()
     forgetLost = () => {}
+    growthTimer?.cancel()
     for (const cursor of cursors.all()) {
       if (cursor.sub !== null) live?.unsubscribe(cursor.sub)
       cursor.sub = null
@@ -198,6 +201,30 @@ function createReadSession(
       events.push({ kind: 'lost' })
     })
     for (const cursor of cursors.all()) subscribe(next, cursor)
+    lookForGrowth(next)
+  }
+
+  /** Partitions may be added to a topic that is read; nobody tells. */
+  function lookForGrowth(on: Live): void {
+    if (cursors.areFixed()) return
+    growthTimer = env.clock.setTimer(() => void addPartitions(on), TOPIC_AGE_MS)
+  }
+
+  async function addPartitions(on: Live): Promise<void> {
+    const [topicId, known] = [cursors.topicId(), cursors.all().length]
+    try {
+      await cursors.locate(on)
+    } catch {
+      // The connection is lost or the topic is gone: its subscriptions tell, and what to do is theirs to say.
+    }
+    if (live !== on || closed) return
+    if (cursors.topicId() !== topicId) {
+      live = null
+      events.push({ kind: 'lost' })
+      return
+    }
+    for (const cursor of cursors.all().slice(known)) subscribe(on, cursor)
+    lookForGrowth(on)
   }
 
   function subscribe(on: Live, cursor: PartitionCursor): void {
@@ -300,6 +327,8 @@ function createReadSession(
   }
 }
 
+/** A topic that is followed whole is looked at so often for partitions that were added (Kafka's metadata.max.age.ms). */
+const TOPIC_AGE_MS = 30 * SECOND_MS
 /** Before trying again what the hub could not do just now. */
 const RETRY_PAUSE_MS = 200
 

@@ -28,6 +28,8 @@ export interface Cursors {
   all(): readonly PartitionCursor[]
   topicId(): string
   isDone(cursor: PartitionCursor): boolean
+  /** No partition is added to what is read. */
+  areFixed(): boolean
   /**
    * Asks the hub for the topic: the first time to find the start, later to see that it is the same topic still. New partitions
    * of a topic that is followed whole are read from their start.
@@ -71,8 +73,10 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
     cursor.next = policy === 'earliest' ? start : highWatermark
   }
 
+  const areFixed = (): boolean => !follow || options.partitions !== undefined
+
   function addPartitions(info: TopicInfo): void {
-    if (!follow || options.partitions !== undefined) return
+    if (areFixed()) return
     for (const { partition, startOffset: next } of info.partitions.slice(cursors.length)) {
       cursors.push({ partition, next, end: Number.POSITIVE_INFINITY, sub: null })
     }
@@ -102,6 +106,7 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
     all: () => cursors,
     topicId: () => topicId ?? '',
     isDone: cursor => cursor.next >= cursor.end,
+    areFixed,
     locate: async live => {
       const info = await live.topic(topic)
       if (topicId === null) await begin(live, info)

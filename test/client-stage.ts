@@ -3,6 +3,7 @@ import type { TributaryClient } from '../common/client.ts'
 import { connect } from '../common/client.ts'
 import type { ClientEnv } from '../common/client-connection.ts'
 import { nodeCodec } from '../common/compression.ts'
+import type { Clock } from '../common/env.ts'
 import { TributaryError } from '../common/errors.ts'
 import type {
   SubscribeCounters,
@@ -49,6 +50,7 @@ export function clientStage(
     limits?: Partial<SubscribeDeps['limits']>
     ports?: FakePorts
     hub?: string
+    clock?: Clock
   } = {},
 ): ClientStage {
   const ports = options.ports ?? createFakePorts({ defaultPartitions: 3 })
@@ -69,7 +71,7 @@ export function clientStage(
   }
 
   const env: ClientEnv = {
-    clock: liveClock,
+    clock: options.clock ?? liveClock,
     codec: nodeCodec(),
     rng: {
       float: () => 0,

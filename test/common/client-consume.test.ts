@@ -6,9 +6,11 @@ import { encodeCbor } from '../../common/cbor.ts'
 import type { ConsumedRecord, ConsumeOptions, TributaryClient } from '../../common/client.ts'
 import { hubUrls } from '../../common/client.ts'
 import { nodeCodec } from '../../common/compression.ts'
+import type { Clock } from '../../common/env.ts'
 import { TributaryError } from '../../common/errors.ts'
 import type { ClientStage } from '../client-stage.ts'
 import { clientStage } from '../client-stage.ts'
+import { liveClock } from '../live-clock.ts'
 import { until } from '../raw-peer.ts'
 
 function records(from: number, count: number, bytes = 10) {
@@ -72,6 +74,32 @@ describe('consume', () => {
     expect(await codeOf(read({ from: -1 }))).toBe('invalid_argument')
     expect(await codeOf(read({ from: 101 }))).toBe('offset_out_of_range')
     expect(await codeOf(all(stage.client, {}, 'nowhere'))).toBe('unknown_topic')
+  })
+
+  test('finds partitions that are added while it follows, without losing its connection', async () => {
+    // Half a minute goes by in no time.
+    const clock: Clock = {
+      ...liveClock,
+      setTimer: (callback, delayMs) => liveClock.setTimer(callback, delayMs === 30_000 ? 5 : delayMs),
+    }
+    const stage = clientStage({ clock })
+    const id = await topic(stage, 't', 1)
+    const stop = new AbortController()
+    const found: number[] = []
+    const reading = (async () => {
+      for await (const { partition } of stage.client.consume('t', { signal: stop.signal }))
+        found.push(partition)
+    })()
+    await until(() => stage.counters.subscriptions === 1, 'subscribed')
+    await stage.ports.topics.alter('t', { partitions: 2 })
+    await stage.ports.logs.append(id, 1, buildBatch(records(0, 1)), 'all')
+    await until(() => found.length === 1, 'the record of the new partition')
+    await stage.ports.logs.append(id, 0, buildBatch(records(1, 1)), 'all')
+    await until(() => found.length === 2, 'the record of the old one')
+    stop.abort()
+    await reading
+    expect(found).toEqual([1, 0])
+    expect(stage.pairs.length).toBe(1)
   })
 
   test('follows, and a signal ends it without an error', async () => {
