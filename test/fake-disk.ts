@@ -322,6 +322,8 @@ export class FakeDisk implements Disk {
     await this.#pass()
     // Some syncs take long, so that much else happens meanwhile.
     if (this.#rng.below(16) === 0) for (let hops = this.#rng.below(600); hops > 0; hops--) await undefined
+    // What ended meanwhile hears of no success: the disk that survived it lacks these changes.
+    if (this.#dead) throw systemError('EIO', 'the machine is down')
     if (this.#gate !== undefined) {
       this.heldSyncs++
       await this.#gate

@@ -56,6 +56,8 @@ export function entryCost(log: SegmentedLog | undefined): number {
 
 /** Where the batches of an append go. */
 export interface WalkedRun {
+  /** Offset after what comes before it; a new segment is named so. */
+  previousEnd: number
   endOffset: number
   firstOffset: number
   jumps: readonly number[]
@@ -94,7 +96,7 @@ export function stampRun(
     offset += readI32(bytes, at + 23) + 1
     at += readI32(bytes, at + 8) + 12
   }
-  return { firstOffset: first, endOffset: offset, jumps: jumped ?? NO_JUMPS }
+  return { previousEnd: nextOffset, firstOffset: first, endOffset: offset, jumps: jumped ?? NO_JUMPS }
 }
 
 function checkRun(bytes: Uint8Array, maxBatchBytes: number): void {
@@ -117,11 +119,15 @@ function checkRun(bytes: Uint8Array, maxBatchBytes: number): void {
 
 /**
  * Where a run of batches goes that another replica stamped: from `nextOffset` on without a hole, save where control
- * batches jump. `maxBatchBytes` does not count: what the leader took, its followers take.
+ * batches jump, or from the batch on that holds it where the log is empty. `maxBatchBytes` does not count: what the leader
+ * took, its followers take.
  */
-export function stampedRun(bytes: Uint8Array, nextOffset: number): WalkedRun {
+export function stampedRun(bytes: Uint8Array, nextOffset: number, isEmpty: boolean): WalkedRun {
   checkRun(bytes, Number.POSITIVE_INFINITY)
-  let offset = nextOffset
+  const base = readI64OrNaN(bytes, 0)
+  const previousEnd =
+    isEmpty && base + readI32(bytes, 23) >= nextOffset ? Math.min(base, nextOffset) : nextOffset
+  let offset = previousEnd
   let first = -1
   for (let at = 0; at < bytes.length; at += readI32(bytes, at + 8) + 12) {
     const baseOffset = readI64OrNaN(bytes, at)
@@ -135,7 +141,7 @@ export function stampedRun(bytes: Uint8Array, nextOffset: number): WalkedRun {
     if (first < 0) first = baseOffset
     offset = baseOffset + readI32(bytes, at + 23) + 1
   }
-  return { firstOffset: first, endOffset: offset, jumps: NO_JUMPS }
+  return { previousEnd, firstOffset: first, endOffset: offset, jumps: NO_JUMPS }
 }
 
 /** What a commit writes to segments: neighbours in one segment are one write. */
@@ -146,6 +152,8 @@ export function planWrites(turns: readonly Turn[]): SegmentWrite[] {
     for (const item of turn.items) {
       if (item.kind !== 'data') continue
       const { log, bytes } = item
+      // Offsets that are lost lie between segments.
+      if (item.previousEnd > (latest.get(log)?.endOffset ?? log.durableEndOffset)) log.rollNext = true
       const { segment, isNew } = log.planSegment(
         item.previousEnd,
         item.endOffset,

@@ -36,7 +36,10 @@ export async function cutAfter(log: SegmentedLog, offset: number, deps: CutDeps)
     committer.hurry()
   })
   await committer.settle()
-  const place = await cutPlace(log, offset, deps)
+  const found = await cutPlace(log, offset, deps)
+  // Inside the batch that the log starts in: nothing of it is left.
+  const place =
+    found.offset < log.startOffset ? { segment: undefined, position: 0, offset: log.startOffset } : found
   // An entry behind the one that deletes the log would bring it back at the next start.
   if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
   const entry = plainEntry('cut', log.id, log.name, place.offset)
@@ -64,8 +67,11 @@ async function cutPlace(log: SegmentedLog, offset: number, deps: CutDeps): Promi
   const segment = log.segments[log.segmentAt(offset)]
   if (segment === undefined || offset <= segment.baseOffset) {
     const before = log.segments[log.segmentAt(offset) - 1]
-    const end = Math.max(log.startOffset, Math.min(offset, log.durableEndOffset))
-    return { segment: before, position: before?.sizeBytes ?? 0, offset: end }
+    return {
+      segment: before,
+      position: before?.sizeBytes ?? 0,
+      offset: Math.min(offset, log.durableEndOffset),
+    }
   }
   const index = await segmentIndex(segment, log, deps)
   // One before: of a batch that jumped to `offset` the index does not say where the one before it ended.

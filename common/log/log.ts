@@ -54,7 +54,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       kind: 'data',
       log,
       bytes,
-      previousEnd: log.endOffset,
+      previousEnd: run.previousEnd,
       firstOffset: run.firstOffset,
       endOffset: run.endOffset,
       jumps: run.jumps,
@@ -76,10 +76,12 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       enqueue(bytes, run, { ...options, leaderEpoch }, { resolve, reject })
     })
 
-  const appendReplica = (bytes: Uint8Array, { appendTimeMs }: ReplicaOptions = {}): Promise<Appended> =>
+  const appendReplica = (bytes: Uint8Array, options: ReplicaOptions = {}): Promise<Appended> =>
     new Promise((resolve, reject) => {
       admit(bytes)
-      const run = stampedRun(bytes, log.endOffset)
+      const { appendTimeMs, lostBefore = log.endOffset } = options
+      const isEmpty = log.segments.length === 0 && log.endOffset === log.startOffset
+      const run = stampedRun(bytes, Math.max(log.endOffset, lostBefore), isEmpty)
       enqueue(bytes, run, appendTimeMs === undefined ? {} : { appendTimeMs }, { resolve, reject })
     })
 

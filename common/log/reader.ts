@@ -18,7 +18,7 @@ import {
 } from './scan.ts'
 import type { IndexDeps, Segment, SegmentedLog } from './segmented-log.ts'
 import { dropIndex, loadMeta, segmentIndex } from './segmented-log.ts'
-import type { Tail } from './tail-cache.ts'
+import type { Tail, TailChunk } from './tail-cache.ts'
 import { chunkHolding } from './tail-cache.ts'
 import type { Damage, ReadResult } from './types.ts'
 
@@ -46,11 +46,11 @@ export async function readLog(
     }
     const limit = Math.min(limitOffset, log.durableEndOffset)
     if (offset >= limit) return { batches: NOTHING, nextOffset: offset }
-    const warm = readTail(log.tail, chunkHolding(log.tail, offset), { offset, maxBytes, limit })
+    const warm = readTail(log, log.tail, chunkHolding(log.tail, offset), { offset, maxBytes, limit })
     if (warm !== undefined) return warm
     if (offset >= log.filedEndOffset) {
       const index = Math.max(log.unwritten.head, chunkHolding(log.unwritten, offset))
-      const unwritten = readTail(log.unwritten, index, { offset, maxBytes, limit })
+      const unwritten = readTail(log, log.unwritten, index, { offset, maxBytes, limit })
       if (unwritten !== undefined) return unwritten
     }
     const { cuts } = log
@@ -66,18 +66,20 @@ export async function readLog(
 
 /** Reads on from the chunk at `from`; undefined where there is none. */
 function readTail(
+  log: SegmentedLog,
   tail: Tail,
   from: number,
   { offset, maxBytes, limit }: Omit<Walk, 'segment'>,
 ): ReadResult | undefined {
-  if (from < 0 || from >= tail.chunks.length) return undefined
+  const first = tail.chunks[from]
+  if (first === undefined || skipsLost(log, offset, first)) return undefined
   let index = from
   const parts: Uint8Array[] = []
   let room = maxBytes
   let nextOffset = offset
   for (; index < tail.chunks.length; index++) {
     const chunk = tail.chunks[index]
-    if (chunk === undefined) break
+    if (chunk === undefined || (parts.length > 0 && skipsLost(log, nextOffset, chunk))) break
     const { bytes } = chunk
     if (parts.length > 0 && chunk.endOffset <= limit && bytes.length <= room) {
       parts.push(bytes)
@@ -94,6 +96,11 @@ function readTail(
     if (slice.end < bytes.length) break
   }
   return { batches: parts.length === 0 ? NOTHING : concat(parts), nextOffset }
+}
+
+/** Whether what lies between `offset` and the chunk is no jump but lost. */
+function skipsLost(log: SegmentedLog, offset: number, chunk: TailChunk): boolean {
+  return chunk.firstOffset > offset && damageAt(log, offset) !== undefined
 }
 
 /** The batches of a chunk from the one holding `offset` on, as far as room and limit allow. */
@@ -346,11 +353,11 @@ async function findDamage(
   fromOffset: number,
   reason: string,
 ): Promise<Damage> {
-  const next = log.segments[log.segments.indexOf(segment) + 1]
-  const endOffset = next?.baseOffset ?? segment.endOffset
   const { sizeBytes } = segment
-  // Appends go on behind what is lost.
-  const goesOn = log.active() === segment && !log.rollNext
+  const next = log.segments[log.segments.indexOf(segment) + 1]
+  // More is written behind what is lost, or will be.
+  const goesOn = segment.writtenBytes > sizeBytes || (next === undefined && !log.rollNext)
+  const endOffset = goesOn ? segment.endOffset : (next?.baseOffset ?? segment.endOffset)
   const good = await resync(file, position + 1, sizeBytes, fromOffset, endOffset)
   const end = log.damageEnd(segment, fromOffset, endOffset)
   const damage: Damage = {

@@ -40,6 +40,8 @@ export async function repairStretch(
   deps: RepairDeps,
 ): Promise<Damage | undefined> {
   const { committer } = deps
+  // What is on its way to the segment has its place there.
+  await committer.settle()
   const damage = log.damage.find(known => isSame(known, wanted))
   if (damage === undefined) {
     throw new TributaryError(

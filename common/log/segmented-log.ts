@@ -206,10 +206,28 @@ export class SegmentedLog {
   /** A write that became durable in the journal. */
   committed(write: SegmentWrite): void {
     const { segment, appendTimeMs } = write
+    if (write.isNew && segment.baseOffset > this.durableEndOffset) this.#lost(segment)
     segment.firstTimeMs ??= appendTimeMs
     if (segment.lastTimeMs === undefined || appendTimeMs > segment.lastTimeMs)
       segment.lastTimeMs = appendTimeMs
     this.durableEndOffset = write.endOffset
+  }
+
+  /** The offsets before a segment that begins past the end are lost, at every replica. */
+  #lost(segment: Segment): void {
+    const before = this.before(segment)
+    const fromOffset = this.durableEndOffset
+    const damage: Damage = {
+      log: this.name,
+      fromOffset,
+      toOffset: segment.baseOffset,
+      segment: `${before?.path ?? segmentPath(this.folder, fromOffset)}.log`,
+      bytePosition: before?.writtenBytes ?? 0,
+      resumePosition: -1,
+      reason: 'the leader had lost these offsets',
+    }
+    this.damage.push(damage)
+    this.isolated.add(damage)
   }
 
   /** A committed write that its segment's file holds: batches are indexed. */

@@ -70,8 +70,8 @@ export interface Log {
   append(batches: Uint8Array, options?: AppendOptions): Promise<Appended>
   /**
    * Appends batches as another replica has them: base offsets and leader epochs stand as stamped there, several epochs too. They
-   * follow the end without a hole, save where control batches jump, else `corrupt_batch` (nothing of it stays). However large a batch
-   * is, it is taken. All else as `append`, in call order with it.
+   * follow the end without a hole, save where control batches jump, else `corrupt_batch` (nothing of it stays); those of an empty log
+   * may begin with the batch that its start lies in. However large a batch is, it is taken. All else as `append`, in call order with it.
    */
   appendReplica(batches: Uint8Array, options?: ReplicaOptions): Promise<Appended>
   /**
@@ -133,6 +133,11 @@ export interface AppendOptions {
 export interface ReplicaOptions {
   /** Hub time that the leader has for them (see `Log.hubTimeAt`), for retention; default: the clock's. */
   appendTimeMs?: number
+  /**
+   * The leader has lost what lies between this log's end and this offset, where the batches begin (or jump from): damage that
+   * its reads passed over, and that no replica could repair. It is isolated damage here too.
+   */
+  lostBefore?: number
 }
 
 export interface DataDirOptions {

@@ -271,7 +271,7 @@ export class Model {
         model.cutting = false
         model.cuts = []
         model.entries = model.entries.filter(entry => entry.baseOffset + entry.records <= offset)
-        assert.ok(log.endOffset() <= offset)
+        assert.ok(log.endOffset() <= offset && log.endOffset() >= log.startOffset())
       },
       () => {
         model.cutting = false

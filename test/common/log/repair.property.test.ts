@@ -32,6 +32,8 @@ interface Step {
   count: number
   which: number
   appends: number
+  /** Time passes, so that segments are written. */
+  ms: number
   stop: 'none' | 'crash' | 'kill' | 'close'
   hops: number
 }
@@ -55,7 +57,8 @@ const steps = fc.array(
   fc.record({
     count: fc.constantFrom(1, 2, 3, 1000),
     which: fc.nat(5),
-    appends: fc.nat(2),
+    appends: fc.nat(4),
+    ms: fc.constantFrom(0, 0, 100),
     stop: fc.constantFrom(
       'none' as const,
       'crash' as const,
@@ -70,6 +73,7 @@ const steps = fc.array(
 
 class Replica {
   disk: FakeDisk
+  clock = new FakeClock()
   readonly #seed: number
   #opens = 0
   whole: ReplicaBatch[] = []
@@ -88,7 +92,8 @@ class Replica {
   }
 
   async open(): Promise<void> {
-    const env = { clock: new FakeClock(), rng: seededRng(this.#seed + ++this.#opens), disk: this.disk }
+    this.clock = new FakeClock()
+    const env = { clock: this.clock, rng: seededRng(this.#seed + ++this.#opens), disk: this.disk }
     this.#dir = await openDataDir(DIRECTORY, DIR_OPTIONS, env)
     this.#log = await this.#dir.openLog('a/0', LOG_OPTIONS)
   }
@@ -174,6 +179,7 @@ async function repairOne(replica: Replica, step: Step): Promise<void> {
   if (damage !== undefined)
     under.push(log.repairStretch(damage, stretchOf(replica.whole, damage, step.count)))
   for (let at = 0; at < step.appends; at++) under.push(replica.append())
+  replica.clock.advance(step.ms)
   if (step.stop === 'crash' || step.stop === 'kill') {
     const settled = Promise.allSettled(under)
     for (let at = 0; at < step.hops; at++) await undefined
@@ -194,7 +200,7 @@ async function repairAll(replica: Replica): Promise<void> {
   for (let round = 0; round < 200; round++) {
     await look(replica.log)
     if (replica.log.damage().length === 0) return
-    await repairOne(replica, { count: 4, which: 0, appends: 0, stop: 'none', hops: 0 })
+    await repairOne(replica, { count: 4, which: 0, appends: 0, ms: 0, stop: 'none', hops: 0 })
   }
 }
 

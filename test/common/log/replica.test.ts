@@ -8,6 +8,7 @@ import type { DataDir, DataDirOptions, Log, LogOptions } from '../../../common/l
 import { FakeClock, seededRng } from '../../fake-clock.ts'
 import { FakeDisk, smallDisk } from '../../fake-disk.ts'
 import { DIR_OPTIONS, DIRECTORY, LOG_OPTIONS } from './model.ts'
+import { batchesOf } from './replica-stage.ts'
 
 /** What a follower does with its log: batches as the leader stamped them, and starting over. */
 
@@ -210,6 +211,78 @@ test('truncateAfter at a jump that begins an index entry ends where the batch be
   expect(log.endOffset()).toBe(1)
   await log.append(batch('goes on'))
   expect([...eachBatch(await bytesOf(log))].map(({ header }) => header.baseOffset)).toEqual([0, 1])
+})
+
+describe('a log that starts inside a batch', () => {
+  test('is a follower that restarted there, with that batch', async () => {
+    const leader = await world()
+    for (let at = 0; at < 5; at++) await leader.log.append(batch(`${at}`, 4))
+    await leader.log.truncateBefore(10)
+    const { disk, log } = await world()
+    await log.append(batch('old'))
+    await log.restartAt(10)
+    const { batches } = await leader.log.read(10, 10_000)
+    expect(await log.appendReplica(Uint8Array.from(batches))).toEqual({ baseOffset: 8, lastOffset: 19 })
+    expect((await log.read(10, 10_000)).batches).toEqual(batches)
+    await expect(log.appendReplica(gapAt(19))).rejects.toMatchObject({ code: 'corrupt_batch' })
+    const again = await world(disk.crash())
+    expect(again.dir.recovery.damage).toEqual([])
+    expect([again.log.startOffset(), again.log.endOffset()]).toEqual([10, 20])
+    expect(Buffer.compare((await again.log.read(10, 10_000)).batches, batches)).toBe(0)
+    await expect(again.log.read(9, 1)).rejects.toMatchObject({ code: 'offset_out_of_range' })
+    const empty = await world()
+    await empty.log.restartAt(10)
+    await expect(empty.log.appendReplica(batch('before'))).rejects.toMatchObject({ code: 'corrupt_batch' })
+  })
+
+  test('is empty where it is cut in that batch, and goes on at its start', async () => {
+    const { disk, log } = await world()
+    for (let at = 0; at < 5; at++) await log.append(batch(`${at}`, 4))
+    await log.truncateBefore(10)
+    await log.truncateAfter(11)
+    expect([log.startOffset(), log.endOffset()]).toEqual([10, 10])
+    expect(await log.append(batch('goes on'))).toEqual({ baseOffset: 10, lastOffset: 10 })
+    const again = await world(disk.crash())
+    expect(again.dir.recovery.damage).toEqual([])
+    expect([again.log.startOffset(), again.log.endOffset()]).toEqual([10, 11])
+    expect((await batchesOf(again.log)).map(({ baseOffset }) => baseOffset)).toEqual([10])
+  })
+})
+
+describe('what the leader has lost', () => {
+  for (const stop of ['close', 'kill', 'crash'] as const) {
+    for (const before of [0, 3]) {
+      test(`is damage at its followers too, passed over, after ${before} batches and ${stop}`, async () => {
+        const { disk, dir, log } = await world()
+        for (let at = 0; at < before; at++) await log.append(batch(`${at}`.repeat(800)))
+        await expect(log.appendReplica(stamped(batch('hole'), 10))).rejects.toMatchObject({
+          code: 'corrupt_batch',
+        })
+        await log.appendReplica(stamped(batch('behind', 2), 10), { lostBefore: 10 })
+        await log.appendReplica(stamped(batch('next'), 12))
+        const lost = [{ fromOffset: before, toOffset: 10 }]
+        const expectLost = async (found: Log): Promise<void> => {
+          expect(found.damage()).toMatchObject(lost)
+          expect((await found.read(before, 10_000)).nextOffset).toBe(10)
+          const bases = (await batchesOf(found)).map(({ baseOffset }) => baseOffset)
+          expect(bases).toEqual([...Array(before).keys(), 10, 12])
+        }
+        await expectLost(log)
+        if (stop === 'close') await dir.close()
+        const again = await world(stop === 'close' ? disk : disk[stop]())
+        await expectLost(again.log)
+        expect(again.log.endOffset()).toBe(13)
+        // Someone had it after all.
+        const found = Array.from({ length: 10 - before }, (_, at) => stamped(batch('found'), before + at))
+        const [damage] = again.log.damage()
+        if (damage === undefined) throw new Error('no damage')
+        expect(await again.log.repairStretch(damage, concat(found))).toBe(undefined)
+        const third = await world(again.disk.crash())
+        expect(third.log.damage()).toEqual([])
+        expect((await batchesOf(third.log)).length).toBe(12)
+      })
+    }
+  }
 })
 
 describe('hubTimeAt', () => {
