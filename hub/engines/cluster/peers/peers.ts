@@ -22,8 +22,16 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
 
   function forget(nodeId: number): void {
     const known = dialled.get(nodeId)
+    if (known === undefined) return
+    const wasUp = known.link.identity() !== null
     dialled.delete(nodeId)
-    void known?.link.close()
+    void known.link.close()
+    // Said now: a dead machine takes its time to answer, and the next link may be up by then.
+    if (wasUp) tell(nodeId, 'down')
+  }
+
+  function tell(nodeId: number, change: LinkChange): void {
+    for (const listener of listeners) listener(nodeId, change)
   }
 
   function locate(nodeId: number, address: string | null): void {
@@ -32,10 +40,8 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
     forget(nodeId)
     if (address === null) return
     const link = dialNode(context, nodeId, address, change => {
-      // A link that was given up for another address has nothing to say any more, but that it is gone.
-      if (dialled.get(nodeId)?.link === link || change === 'down') {
-        for (const listener of listeners) listener(nodeId, change)
-      }
+      // A link that was given up for another address has nothing to say any more.
+      if (dialled.get(nodeId)?.link === link) tell(nodeId, change)
     })
     dialled.set(nodeId, { address, link })
   }

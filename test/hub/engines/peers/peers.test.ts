@@ -4,7 +4,7 @@ import { MIB } from '../../../../common/limits.ts'
 import type { PeerCall } from '../../../../common/wire-peer.ts'
 import { FakeClock } from '../../../fake-clock.ts'
 import type { Node } from './stage.ts'
-import { addressOf, linked, PeerNet, startNode, until } from './stage.ts'
+import { addressOf, linked, listen, PeerNet, startNode, until } from './stage.ts'
 
 const REF = { topicId: 't', partition: 0, leaderEpoch: 1 }
 const LANE = { ...REF, edgeId: 'e', lane: 0 }
@@ -49,6 +49,25 @@ describe('links between nodes', () => {
     await until(() => a.fetched.length === 1, 'the data')
     expect(a.fetched[0]).toEqual({ nodeId: 2, frame: { t: 'fetched', seq: 1, partitions: [] } })
     expect(a.peers.send(9, { t: 'raft', messages: [] })).toBe(false)
+  })
+
+  test('a node that is somewhere else now is told of as gone before it is told of as there', async () => {
+    const { net, a, b } = await two()
+    const [old] = net.open(1, 2)
+    old?.hold('right')
+    old?.hold('left')
+    listen(net, b, 'elsewhere:7700')
+    a.peers.locate(2, 'elsewhere:7700')
+    await until(() => a.changes.length >= 2 && a.peers.isUp(2), 'the new link')
+    old?.release('left')
+    old?.release('right')
+    await until(() => old?.isClosed() === true, 'the end of the old link')
+    expect(a.changes).toEqual([
+      [2, 'up'],
+      [2, 'down'],
+      [2, 'up'],
+    ])
+    expect(a.peers.send(2, { t: 'raft', messages: [] })).toBe(true)
   })
 
   test('calls are begun in order, answered in any, and fail with the error that the other end had', async () => {
