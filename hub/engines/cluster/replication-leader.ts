@@ -38,6 +38,8 @@ export interface LeaderShell {
   durable(held: Held): void
   /** Its watermark may have moved. */
   watermark(held: Held): void
+  /** Other replicas have a say, or others are in sync: what they said before counts now, and they may have nothing new to say. */
+  seated(key: string): void
   /** Another process of the node registered: what that one said counts now, what others of its name say no more. */
   registered(nodeId: number): void
   stats(): { sessions: number; framesSent: number; bytesSent: number }
@@ -292,6 +294,9 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
         if (!entry.agrees) continue
         if (entry.toldWatermark !== highWatermark || entry.toldStart !== startOffset) tell(session, entry)
       }
+    },
+    seated: key => {
+      for (const [session, entry] of follows.get(key) ?? []) if (entry.agrees) judge(session, entry)
     },
     registered: nodeId => {
       for (const session of sessions) {

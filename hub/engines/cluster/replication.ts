@@ -100,9 +100,7 @@ export function startReplication(context: ReplicationContext): NodeReplication {
     const role = roleOf(state, topic, nodeId, incarnation)
     if (role !== null) {
       partitions.assign(topicId, partition, role)
-      // Who reported before it left the in-sync set may have nothing new to report.
-      const held = partitions.heldAt(partitions.logName(topicId, partition))
-      if (held?.replica.inSync()?.hasCandidate() === true) isr.consider(held)
+      leaders.seated(partitions.logName(topicId, partition))
     } else if (partitions.isHere(topicId, partition)) void partitions.drop(topicId, partition)
   }
 
