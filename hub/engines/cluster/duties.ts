@@ -131,7 +131,8 @@ export function createDuties(context: DutiesContext): Duties {
 
   /** Commits what a rule gives; resolves with the number of records. */
   async function commit(rule: (image: Image) => ImageRecord[]): Promise<number> {
-    if (stopped || reign === null) return 0
+    // What is on its way may need more, and is looked at when it is there: to find nothing must cost no entry.
+    if (stopped || reign === null || rule(metadata.image()).length === 0) return 0
     const judged = await metadata.propose(image => {
       const records = rule(image)
       return { records, response: records.length }

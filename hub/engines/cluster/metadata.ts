@@ -138,6 +138,7 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
       commits++
       return member.feed(input)
     },
+    hasOthers: () => !member.isAlone(),
     onActive: () => tellController(),
   })
   const attempts = createAttempts(clock)

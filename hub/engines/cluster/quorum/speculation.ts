@@ -35,6 +35,8 @@ interface Waiting {
   reject(error: unknown): void
 }
 
+/** An entry without records. */
+const NOTHING = new Uint8Array(0)
 const UNKNOWN = { t: 'unknown' } as const
 const NOT_TAKEN = { t: 'not-taken', reason: null } as const
 
@@ -58,6 +60,8 @@ export interface SpeculationContext {
   image(): Image
   appliedIndex(): number
   feed(input: Input): Outcome | null
+  /** Whether other nodes vote too. */
+  hasOthers(): boolean
   /** Called when requests can be judged: the entry that begins this leader's term is committed. */
   onActive(term: number): void
 }
@@ -138,10 +142,16 @@ export function createSpeculation(context: SpeculationContext): Speculation {
       }
       judged.push({ request, answer, after: entries.length })
     }
+    // Another node may lead by now and this one not know it: only what it commits after the judgement shows that it did.
+    const confirms = context.hasOthers()
+    if (confirms && entries.length === 0) {
+      entries.push(NOTHING)
+      records.push([])
+    }
     const base = propose(entries, records, term)
     for (const { request, answer, after } of judged) {
       if (base === null) request.resolve(NOT_TAKEN)
-      else whenApplied(base + after, term, request, answer)
+      else whenApplied(base + (confirms ? Math.max(1, after) : after), term, request, answer)
     }
   }
 

@@ -78,6 +78,7 @@ export function createStateMachine(context: StateMachineContext): StateMachine {
 export function imageOf(values: readonly Uint8Array[]): Image {
   let image = emptyImage()
   for (const value of values) {
+    if (value.length === 0) continue
     for (const record of decodeRecords(value)) {
       if (record.type === 'snapshot') image = emptyImage()
       else image.replay(record)
@@ -86,6 +87,8 @@ export function imageOf(values: readonly Uint8Array[]): Image {
   return image
 }
 
+/** None where a leader only showed that it still led. */
 function imageRecords(value: Uint8Array): ImageRecord[] {
+  if (value.length === 0) return []
   return decodeRecords(value).filter(record => record.type !== 'snapshot')
 }

@@ -161,6 +161,12 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
     }
     const { mark, records } = found ?? { mark: { index: BEFORE_FIRST, term: 0, config: NOBODY }, records: [] }
     await alignLog(mark)
+    if (log.startOffset() > mark.index + 1) {
+      throw new TributaryError(
+        'corrupt_log',
+        `${path} ends at entry ${mark.index}, the metadata log begins at ${log.startOffset()}: restore the file, or give the node an empty directory`,
+      )
+    }
     const entries = await readEntries(log, mark.index + 1, onDamage)
     const config = entries.reduce((latest, { payload }) => {
       return payload.t === 'config' ? payload.config : latest

@@ -39,4 +39,49 @@ describe('metadata of several nodes', () => {
     stage.crash(3)
     expect(await stage.run(codeOf(connect(stage.metadata(2), 'x')))).toBe('not_available')
   })
+
+  it('elects nobody while no disk gets anything done', async () => {
+    await found(3)
+    const { term } = stage.metadata(1).status()
+    const release = [1, 2, 3].map(id => stage.node(id).disk.holdSyncs())
+    const waiting = connect(stage.metadata(2), 'patient')
+    await stage.pass(8_000)
+    for (const id of [1, 2, 3])
+      expect(stage.metadata(id).status()).toMatchObject({ term, leader: stage.seat(1) })
+    for (const open of release) open()
+    await stage.run(waiting)
+    expect(edgesOf(stage.metadata(2))).toEqual(['patient'])
+  })
+
+  it('brings a member that was away for long up to date by a snapshot in pieces', async () => {
+    stage = new QuorumStage(++seeds)
+    stage.snapshots = { fromBytes: 200_000, atRatio: 1, keptEntries: 10 }
+    await stage.found(3)
+    stage.crash(3)
+    for (let round = 0; round < 4; round++) {
+      const many = Array.from({ length: 1_000 }, (_, at) => connect(stage.metadata(1), `e${round}-${at}`))
+      await stage.run(Promise.all(many))
+    }
+    await stage.start(3)
+    let installs = 0
+    stage.metadata(3).onApplied(records => {
+      if (records === null) installs++
+    })
+    await stage.until(() => edgesOf(stage.metadata(3)).length === 4_000, 'it has all')
+    expect(installs).toBeGreaterThan(0)
+    expect(stage.node(1).disk.contentOf('/hub/metadata.snapshot').length).toBeGreaterThan(300_000)
+  })
+
+  it('is not told of by a leader that does not know that it is none any more', async () => {
+    await found(3)
+    await stage.run(connect(stage.metadata(1), 'known'))
+    stage.isolate(1)
+    await stage.until(() => stage.leader() !== stage.metadata(1) && stage.leader() !== null, 'another leads')
+    await stage.run(connect(stage.metadata(2), 'later'))
+    // It answers nothing, not even that something is not there, before it can show that it leads.
+    const old = stage.metadata(1)
+    const asked =
+      old.activeTerm() === null ? 'not_available' : await stage.run(codeOf(old.submit('sync', {})))
+    expect(asked).toBe('not_available')
+  })
 })
