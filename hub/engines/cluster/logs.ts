@@ -254,6 +254,11 @@ export async function readHere(
     )
   }
   const read = await replica.read(offset, maxBytes)
+  if (replica.actingEpoch('leader') !== leaderEpoch) {
+    // Nothing is wrong with what was read, but how far the partition is committed is not known here any more.
+    read.release?.()
+    throw new TributaryError('not_available', 'the partition got another leader while it was read; try again')
+  }
   return { ...read, bounds: boundsNow(replica, leaderEpoch) }
 }
 

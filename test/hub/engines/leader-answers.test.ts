@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { settledTip } from '../../../hub/engines/cluster/logs.ts'
+import { readHere, settledTip } from '../../../hub/engines/cluster/logs.ts'
 import { plainOf, runOf, testRun } from '../replica/batches.ts'
 import { openOn } from '../replica/harness.ts'
 
@@ -19,4 +19,14 @@ it('opening a lane while its next run waits for its turn leaves the lane at that
   await Promise.all([others, next])
   expect(await opened).toEqual({ run: Q, next: 0, committed: 0, past: [{ run: P, next: 3 }] })
   expect(partition.tip(id)).toMatchObject({ run: Q, next: 0 })
+})
+
+it('a read that ends when its leader leads no more tells nothing, rather than that nothing is committed', async () => {
+  const { partition } = await openOn({ leaderEpoch: 3 })
+  await partition.append(plainOf(['a', 'b']), 'all')
+  const request = { offset: 0, maxBytes: 1_000, lastEpoch: -1 }
+  expect(await readHere(partition, 3, request)).toMatchObject({ nextOffset: 2, bounds: { highWatermark: 2 } })
+  const late = readHere(partition, 3, request)
+  partition.assign({ kind: 'follower', leader: 2, leaderEpoch: 4, adding: false })
+  await expect(late).rejects.toMatchObject({ code: 'not_available' })
 })
