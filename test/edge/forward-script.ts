@@ -1,3 +1,4 @@
+import type { LaneTip } from '../../common/wire.ts'
 import type { ForwarderState } from '../../edge/forward-state.ts'
 import type { Input, Output } from '../../edge/forward-types.ts'
 import { createForwarder, step } from '../../edge/forwarder.ts'
@@ -15,7 +16,7 @@ export interface Script {
   /** Gives an input and notes what comes of it. */
   say(input: Input, nowMs?: number): void
   welcome(session: number, verdict?: 'ok' | 'fork' | 'hub-rollback', clusterId?: string): void
-  opened(log: number, topicId: string, tip?: { run: number; next: number; committed: number }): void
+  opened(log: number, topicId: string, tip?: LaneTip): void
   ack(log: number, run: number, committed: number): void
   /** A read of the ticket ends at `to`, and its frame has so many bytes. */
   ready(ticket: number, to: number, bytes?: number): void
