@@ -1,6 +1,7 @@
 import type { Clock, Timer } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
 import { SECOND_MS } from '../../../common/limits.ts'
+import type { Image } from '../../controller/image.ts'
 import type { Topic } from '../../ports.ts'
 import type { PartitionTable } from './partitions.ts'
 import { knownTopic } from './topics.ts'
@@ -128,13 +129,18 @@ export function createRoutes(context: RoutesContext): Routes {
   function now(topicId: string, partition: number): Route | null {
     topic(topicId, partition)
     const state = metadata.image().partition(topicId, partition)
-    // Without a place yet, as in directories of before there were nodes, it is where its log is.
-    const leader = state === undefined ? nodeId : state.leader
+    const leader = state === undefined ? homeOf(metadata.image()) : state.leader
     const leaderEpoch = state?.leaderEpoch ?? 0
     if (leader === null) return null
     if (leader !== nodeId) return peers.isUp(leader) ? { at: 'there', nodeId: leader, leaderEpoch } : null
     const role = partitions.peek(topicId, partition)?.role()
     return role === undefined || role.kind === 'leader' ? { at: 'here', leaderEpoch } : null
+  }
+
+  /** Without a place yet, as in directories of before there were nodes, it is where its log is: with the first node, see placeFirst in tidy.ts. */
+  function homeOf(image: Image): number | null {
+    const [first] = image.nodes()
+    return first === undefined || first.nodeId === nodeId ? nodeId : null
   }
 
   /** As `now`, for who has heard of a leader of `minEpoch`: what that one led may be news here. */

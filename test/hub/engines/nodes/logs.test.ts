@@ -144,6 +144,17 @@ describe('a leader that changes', () => {
     expect(nodes.node(3).routes.stats()).toMatchObject({ waiting: 0, underWay: 0 })
   })
 
+  test('of a partition without a place yet is the node with its log, and no other answers for it', async () => {
+    const at = { directoryId: 'd', peerAddress: null, httpAddress: 'h:1', rack: null, software: 's' }
+    const registered = { type: 'node_registered', atMs: 1, ...at } as const
+    nodes.commit([1, 2].map(nodeId => ({ ...registered, nodeId, incarnation: nodeId })))
+    // The topic has a third partition now.
+    nodes.commit([created(3)])
+    expect(await code(nodes.node(2).logs.bounds(TOPIC, 2, 50))).toBe('not_available')
+    const lane = { ...LANE, partition: 2 }
+    expect(await nodes.node(1).logs.openLane(lane)).toEqual({ tip: null, leaderEpoch: 0 })
+  })
+
   test('that is not linked is waited for too', async () => {
     const { logs } = nodes.node(3)
     nodes.part(3, 1)
