@@ -80,7 +80,6 @@ export interface QuorumMetadata extends Metadata {
   status(): Status
   /** Whether the member has the log, as far as this leader knows, but for a little. */
   hasLog(member: MemberId): boolean
-  lastIndex(): number
   /** Who this node is in the quorum. */
   seat(): MemberId
   /** The leader that was heard last, and when; null before any. */
@@ -297,7 +296,6 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
       const match = member.matchOf(seat)
       return match !== null && match + RAFT_OPTIONS.maxPromotionLagEntries >= member.lastIndex()
     },
-    lastIndex: member.lastIndex,
     seat: storage.self,
     leaderHeard: () => leaderHeard,
     isAlone: member.isAlone,

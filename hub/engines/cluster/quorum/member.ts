@@ -23,6 +23,10 @@ import type { Loaded, QuorumStorage } from './storage.ts'
  * they promise is, hands on what is committed. A write that fails takes the member down; it comes back as it would after a crash.
  */
 
+/** A member that crashes again and again, as on a full disk, reads its log so often at most; the first time at once. */
+const RELOAD_MIN_MS = 100
+const RELOAD_MAX_MS = 2_000
+
 /** What a member tells. None of these may call back into the member within the same turn. */
 export interface MemberHost {
   /** May lose the message; says `snapshot-sent` of a snapshot. */
@@ -84,6 +88,9 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
   let stopped = false
   let elections = 0
   let timer: Timer | null = null
+  let returning: Timer | null = null
+  /** Since a write last succeeded. */
+  let crashes = 0
   let incoming: { file: Uint8Array; values: readonly Uint8Array[] } | null = null
 
   function feed(input: Input): Outcome | null {
@@ -128,6 +135,7 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
   ): void {
     if (raft !== mine || stopped) return
     durableTicket = ticket
+    crashes = 0
     if (snapshot !== null) host.installed(snapshot, values)
     const waiting = held
     held = []
@@ -161,6 +169,15 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
     // The reason first: what waits is told it, and not that the leader is gone.
     host.crashed(error)
     if (lastRole !== 'follower') host.changed(latest)
+    if (crashes++ === 0) comeBack()
+    else {
+      const delayMs = Math.min(RELOAD_MAX_MS, RELOAD_MIN_MS * 2 ** Math.min(crashes, 10))
+      returning = clock.setTimer(comeBack, delayMs)
+    }
+  }
+
+  function comeBack(): void {
+    if (stopped) return
     reload().catch(failure => {
       stop()
       host.failed(failure)
@@ -202,6 +219,7 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
 
   function stop(): void {
     stopped = true
+    returning?.cancel()
     timer?.cancel()
     timer = null
   }

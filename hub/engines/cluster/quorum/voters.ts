@@ -21,7 +21,7 @@ export interface VotersView {
 export type VotersStep = ConfigChange | { readonly t: 'transfer'; readonly to: MemberId }
 
 /** Voters of a cluster of so many nodes: an odd number, since an even one more is one more to wait for and survives no more failures. */
-export function votersWanted(nodes: number): number {
+function votersWanted(nodes: number): number {
   if (nodes < 3) return 1
   return nodes < 5 ? 3 : 5
 }

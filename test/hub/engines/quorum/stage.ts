@@ -119,7 +119,7 @@ export class QuorumStage {
     const { voters, learners } = leader.status().config
     return [...voters, ...learners].every(member => {
       const up = this.node(nodeIdOf(member)).up
-      return up === null || up.metadata.appliedIndex() >= leader.lastIndex()
+      return up === null || up.metadata.appliedIndex() >= leader.stats().commitIndex
     })
   }
 
