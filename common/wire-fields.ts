@@ -126,6 +126,16 @@ export class Fields {
     )
   }
 
+  /** An array of integers. */
+  ints(key: string, maxCount: number): number[] {
+    const value = this.map.get(key)
+    if (!Array.isArray(value)) return this.bad(key, 'an array')
+    if (value.length > maxCount) return this.bad(key, `at most ${maxCount} items long`)
+    return value.map((item, index) =>
+      typeof item === 'number' ? item : this.bad(key, `an array of integers (item ${index} is none)`),
+    )
+  }
+
   /** An array of byte strings. */
   byteStrings(key: string, maxCount: number): Uint8Array[] {
     const value = this.map.get(key)

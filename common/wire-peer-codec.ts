@@ -84,6 +84,8 @@ function encodableCall(call: PeerCall): CborInput {
     }
     case 'declare-gap':
       return { ...call, gap: { ...call.gap } }
+    case 'told-gaps':
+      return { ...call, sources: call.sources.map(source => ({ ...source })) }
     default:
       return { ...call }
   }
@@ -298,6 +300,7 @@ const CALLS: readonly PeerCallName[] = [
   'stretch',
   'presence',
   'tell-gaps',
+  'told-gaps',
 ]
 
 function inner(f: Fields, key: string): Fields {
@@ -360,6 +363,8 @@ function decodeCall(f: Fields, c: PeerCallName): PeerCall {
       return { c, after: f.nullableText('after', WIRE_LIMITS.maxEdgeIdBytes) }
     case 'tell-gaps':
       return { c, ...decodeRef(f), notices: f.byteStrings('notices', PEER_LIMITS.maxNotices) }
+    case 'told-gaps':
+      return { c, ...decodeRef(f), sources: f.maps('sources', PEER_LIMITS.maxPartitions, decodePlace) }
     default:
       return unreachable(c)
   }
@@ -411,6 +416,8 @@ function decodeAnswer(f: Fields, c: PeerCallName): PeerAnswer {
     case 'remove-lane':
     case 'tell-gaps':
       return { c }
+    case 'told-gaps':
+      return { c, offsets: f.ints('offsets', PEER_LIMITS.maxPartitions) }
     case 'lane-tip': {
       const tip = f.nullableMap('tip')
       return { c, tip: tip === null ? null : decodeTip(tip) }

@@ -191,6 +191,8 @@ export type PeerCall =
   | { c: 'presence'; after: string | null }
   /** Records for `_gaps`, as they stand there; its leader writes those it does not have. */
   | ({ c: 'tell-gaps'; notices: Uint8Array[] } & PartitionRef)
+  /** How far `_gaps` tells of these partitions: for each the offset of the last gap told, -1 without any. */
+  | ({ c: 'told-gaps'; sources: { topicId: string; partition: number }[] } & PartitionRef)
 
 export type PeerCallName = PeerCall['c']
 
@@ -220,6 +222,7 @@ export type PeerAnswer =
   | (({ c: 'append-lane' } | { c: 'start-run' } | { c: 'declare-gap' }) & { tip: LaneTip })
   | { c: 'remove-lane' }
   | { c: 'tell-gaps' }
+  | { c: 'told-gaps'; offsets: number[] }
   | { c: 'lane-tip'; tip: LaneTip | null }
   | { c: 'bounds'; bounds: PeerBounds }
   | { c: 'read'; batches: Uint8Array; nextOffset: number; bounds: PeerBounds }

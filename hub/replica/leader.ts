@@ -3,6 +3,7 @@ import type { ReadResult } from '../../common/log/types.ts'
 import type { LaneTip } from '../../common/wire.ts'
 import { clientAppends } from './client-appends.ts'
 import type { ReplicaContext } from './context.ts'
+import type { GapControl } from './control.ts'
 import type { InSync } from './in-sync.ts'
 import { laneOperations } from './lane-operations.ts'
 import type { GapRange, LaneId, RunAnnouncement } from './lanes.ts'
@@ -62,7 +63,14 @@ export function createLeader(context: LeaderContext): Leader {
   store.epochs.assign(leaderEpoch, log.endOffset())
   const pipeline = createPipeline({ ...context, log, reflected, onFailed: store.appendFailed })
   const { inOrder } = pipeline
-  const appending = { ...context, log }
+  const appending = {
+    ...context,
+    log,
+    onGap: (gap: GapControl, offset: number): void => {
+      store.gaps.note(offset)
+      context.onGap(gap, offset)
+    },
+  }
   const clients = clientAppends(appending, producers, pipeline)
   const lanes = laneOperations(appending, producers, pipeline)
 

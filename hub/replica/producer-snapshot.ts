@@ -4,6 +4,7 @@ import { decodeCbor, encodeCbor } from '../../common/cbor.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
 import type { PastRun } from '../../common/wire.ts'
 import type { ClientProducer, StoredBatch } from './client-producers.ts'
+import { createGapPlaces } from './gap-places.ts'
 import type { LaneState } from './lanes.ts'
 import type { EpochStart } from './leader-epochs.ts'
 import { createLeaderEpochs } from './leader-epochs.ts'
@@ -26,6 +27,8 @@ const snapshotSchema = z.object({
   epochs: z.array(count).default([0, 0]),
   clients: z.array(z.instanceof(Uint8Array)),
   lanes: z.array(z.instanceof(Uint8Array)),
+  /** Where the newest gaps stand. */
+  gaps: z.array(count).default([]),
 })
 /** Id, epoch, last seen, then four numbers per batch. */
 const clientsSchema = z.array(z.array(z.int()))
@@ -38,7 +41,7 @@ const lanesSchema = z.array(
 )
 
 /** All that `decodeSnapshot` needs. */
-export function encodeSnapshot({ producers, epochs }: History): Uint8Array {
+export function encodeSnapshot({ producers, epochs, gaps }: History): Uint8Array {
   const clients: CborInput[] = []
   for (const [producerId, { epoch, lastMs, batches }] of producers.clients()) {
     const fields = [producerId, epoch, Math.round(lastMs)]
@@ -55,7 +58,7 @@ export function encodeSnapshot({ producers, epochs }: History): Uint8Array {
   }
   const starts = epochs.entries().flatMap(({ epoch, startOffset }) => [epoch, startOffset])
   const parts = { clients: inParts(clients), lanes: inParts(lanes) }
-  return encodeCbor({ format: SNAPSHOT_FORMAT, epochs: starts, ...parts })
+  return encodeCbor({ format: SNAPSHOT_FORMAT, epochs: starts, ...parts, gaps: gaps.entries() })
 }
 
 function inParts(entries: readonly CborInput[]): Uint8Array[] {
@@ -70,7 +73,7 @@ function inParts(entries: readonly CborInput[]): Uint8Array[] {
 export function decodeSnapshot(bytes: Uint8Array): History {
   try {
     const map = decodeCbor(bytes)
-    const { clients, lanes, epochs } = snapshotSchema.parse(
+    const { clients, lanes, epochs, gaps } = snapshotSchema.parse(
       map instanceof Map ? Object.fromEntries(map) : map,
     )
     const producers = new Producers()
@@ -78,7 +81,7 @@ export function decodeSnapshot(bytes: Uint8Array): History {
       clients.flatMap(part => clientsSchema.parse(decodeCbor(part)).map(readClient)),
       lanes.flatMap(part => lanesSchema.parse(decodeCbor(part)).map(readLane)),
     )
-    return { producers, epochs: createLeaderEpochs(readEpochs(epochs)) }
+    return { producers, epochs: createLeaderEpochs(readEpochs(epochs)), gaps: createGapPlaces(gaps) }
   } catch (cause) {
     throw new TributaryError('corrupt_log', `a producer snapshot can't be read: ${messageOf(cause)}`, {
       cause,

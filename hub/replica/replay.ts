@@ -1,5 +1,6 @@
 import { eachBatch } from '../../common/batch.ts'
 import { readEdgeControl } from './control.ts'
+import type { GapPlaces } from './gap-places.ts'
 import type { LeaderEpochs } from './leader-epochs.ts'
 import type { Producers } from './producers.ts'
 
@@ -7,6 +8,7 @@ import type { Producers } from './producers.ts'
 export interface History {
   readonly producers: Producers
   readonly epochs: LeaderEpochs
+  readonly gaps: GapPlaces
 }
 
 /**
@@ -14,7 +16,7 @@ export interface History {
  * Client producers get `nowMs` as the time they were last seen, which errs on remembering them.
  */
 export function replayBatches(
-  { producers, epochs }: History,
+  { producers, epochs, gaps }: History,
   bytes: Uint8Array,
   fromOffset: number,
   nowMs: number,
@@ -29,6 +31,7 @@ export function replayBatches(
     const control = readEdgeControl(bytes, at)
     if (control === null) continue
     if (control.type === 'gap') {
+      gaps.note(header.baseOffset)
       if (control.gap.count !== null) producers.applyGap(control.gap.run, control.gap.to)
       continue
     }

@@ -72,8 +72,8 @@ const ANY_BATCH = { maxBatchBytes: Number.MAX_SAFE_INTEGER, allowCompacted: true
 export async function openStore(context: StoreContext): Promise<ReplicaStore> {
   const { log, snapshots, clock, onDamage } = context
   const restored = await restoreHistory(log, snapshots, clock.nowMs(), onDamage)
-  const { producers, epochs } = restored
-  const history: History = { producers, epochs }
+  const { producers, epochs, gaps } = restored
+  const history: History = { producers, epochs, gaps }
   const reflected: Reflected = { end: log.endOffset(), cuts: 0 }
   let complete = restored.complete
   /** Batches below it are in the producers already. */
@@ -115,14 +115,16 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     const anew = await restoreHistory(log, snapshots, clock.nowMs(), onDamage)
     producers.replaceBy(anew.producers)
     epochs.replaceBy(anew.epochs.entries())
+    gaps.replaceBy(anew.gaps.entries())
     complete = anew.complete
     producersFrom = 0
     reflected.end = log.endOffset()
     reflected.cuts++
   }
 
-  function takeSnapshot(offset: number, { producers: others, epochs: told }: History): void {
+  function takeSnapshot(offset: number, { producers: others, epochs: told, gaps: places }: History): void {
     producers.replaceBy(others)
+    gaps.replaceBy(places.entries())
     epochs.replaceBy(told.entries())
     epochs.cutAfter(log.endOffset())
     complete = true
@@ -136,6 +138,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     snapshots,
     producers,
     epochs,
+    gaps,
     reflected,
     complete: () => complete,
     ahead: () => producersFrom > log.endOffset(),

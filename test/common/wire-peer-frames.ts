@@ -82,6 +82,7 @@ const calls = fc.oneof(
   call('stretch', { ...ref, fromOffset: uint, toOffset: uint, maxBytes: uint }),
   call('presence', { after: nullable(text) }),
   call('tell-gaps', { ...ref, notices: fc.array(bytes, { maxLength: 5 }) }),
+  call('told-gaps', { ...ref, sources: fc.array(record(place), { maxLength: 5 }) }),
 )
 
 const report = record({
@@ -115,6 +116,7 @@ const answers = fc.oneof(
   fc.constantFrom('append-lane', 'start-run', 'declare-gap').chain(c => call(c, { tip })),
   fc.constantFrom('remove-lane', 'tell-gaps').chain(c => call(c, {})),
   call('lane-tip', { tip: nullable(tip) }),
+  call('told-gaps', { offsets: fc.array(int, { maxLength: 5 }) }),
   call('bounds', { bounds }),
   call('read', { batches: bytes, nextOffset: uint, bounds }),
   call('offset-for-time', { offset: uint }),

@@ -5,6 +5,7 @@ import type { PartitionRef, PeerAnswer, PeerCall, PeerPresence } from '../../../
 import { PEER_LIMITS } from '../../../common/wire-peer.ts'
 import type { LaneKey, PartitionRead } from '../../ports.ts'
 import type { Partition } from '../../replica/partition.ts'
+import type { GapLog } from './gap-log.ts'
 import { acksOf, emptyBounds, idOf, readHere, settledTip } from './logs.ts'
 import type { PartitionTable } from './partitions.ts'
 import type { Routes } from './routes.ts'
@@ -27,8 +28,8 @@ export interface CallsContext {
   routes: Routes
   /** Edges that this node has heard of, by id. */
   presences(): PeerPresence[]
-  /** Takes records for `_gaps`, as its leader. */
-  tellGaps(ref: PartitionRef, notices: readonly Uint8Array[]): Promise<void>
+  /** `_gaps` where this node leads it; null while it is starting. */
+  gapLog(): GapLog | null
 }
 
 /** A call that the leader of a partition answers by its replica. */
@@ -115,6 +116,12 @@ export function createCalls(
     })
   }
 
+  function gapLog(): GapLog {
+    const found = context.gapLog()
+    if (found !== null) return found
+    throw new TributaryError('not_available', 'this node is starting')
+  }
+
   return async call => {
     switch (call.c) {
       case 'append': {
@@ -155,8 +162,10 @@ export function createCalls(
         return { c: call.c, offset }
       }
       case 'tell-gaps':
-        await context.tellGaps(call, call.notices)
+        await gapLog().write(call, call.notices)
         return { c: call.c }
+      case 'told-gaps':
+        return { c: call.c, offsets: await gapLog().toldTo(call, call.sources) }
       case 'presence':
         return presencesAfter(context.presences(), call.after)
     }

@@ -20,7 +20,7 @@ import { createCalls } from './calls.ts'
 import type { ClusterNode } from './cluster-node.ts'
 import { openClusterNode } from './cluster-node.ts'
 import { createFleet } from './fleet.ts'
-import { createGapWriter } from './gaps.ts'
+import { createGaps } from './gaps.ts'
 import { createLogs } from './logs.ts'
 import { startMaintenance } from './maintenance.ts'
 import type { MetadataStats, QuorumMetadata } from './metadata.ts'
@@ -97,8 +97,8 @@ export async function openClusterEngine(
   log: Logger,
   options: EngineOptions = {},
 ): Promise<ClusterEngine> {
-  const { commitMs, journalBytes, reserveBytes, tailCacheBytes } = config.storage
-  const dirOptions = { commitMs, journalBytes, reserveBytes, tailCacheBytes }
+  const { commitMs, journalBytes, reserveBytes, tailCacheBytes, flush } = config.storage
+  const dirOptions = { commitMs, journalBytes, reserveBytes, tailCacheBytes, flush }
   const dataDir = await openDataDir(config.data, dirOptions, env)
   try {
     return await openOver(dataDir, config, env, log, options)
@@ -167,7 +167,7 @@ async function openOver(
   // From here on the metadata is as it was when this node came, or later.
   const incarnation = await node.register()
   const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
-  const gaps = createGapWriter(told, clock, log)
+  const gaps = createGaps(told, clock, log)
   const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())
   const maxBatchBytes = config.limits.maxFrameBytes
   const topicNow = (topicId: string): Topic | undefined => metadata.image().topicById(topicId)
@@ -201,7 +201,7 @@ async function openOver(
   const logs = createLogs({ clock, metadata, partitions, routes, tails, peers })
   const fleet = createFleet({ env, nodeId, metadata, logs, peers, log })
   const { presences } = fleet
-  const answer = createCalls({ clock, partitions, routes, presences, tellGaps: async () => {} })
+  const answer = createCalls({ clock, partitions, routes, presences, gapLog: gaps.log })
   node.serve({
     call: (_, call) => {
       if (call.c === 'producer-snapshot' || call.c === 'stretch') return replication.answer(call)
@@ -213,13 +213,15 @@ async function openOver(
   node.begin()
   if (metadata.isAlone()) await whenTrue(metadata, failure, () => isSettled(node))
   const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
-  if (gapsTopic !== undefined && metadata.isAlone())
-    await partitions.use(gapsTopic, 0, async open => gaps.open(open))
+  // So that a gap and its notice share a commit from the first one on.
+  if (gapsTopic !== undefined && metadata.isAlone()) await partitions.use(gapsTopic, 0, async () => undefined)
+  gaps.begin({ nodeId, metadata, routes, peers, partitions })
   const maintenance = startMaintenance(env, hubTime, partitions, log)
   let closing: Promise<void> | null = null
 
   async function close(): Promise<void> {
     await maintenance.stop()
+    gaps.close()
     routes.close()
     replication.close()
     await eachAtMost(MAX_OPENING_AT_ONCE, [...partitions.open()], async partition => {
@@ -350,6 +352,8 @@ async function readPeerAccess({ cluster }: HubConfig, disk: Disk): Promise<PeerA
 
 function tellRecovery({ recovery }: DataDir, log: Logger): void {
   for (const torn of recovery.tornTails) log.warn(torn, 'what a crash left unfinished was cut and kept aside')
+  if (recovery.uncleanAsync)
+    log.warn('the hub was not stopped in order under storage.flush async: what it acked last may be gone')
   if (recovery.belowDurableEnd) {
     log.error('the data directory ends before what it had acked: edges will send again what they still keep')
   }

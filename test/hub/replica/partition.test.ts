@@ -9,6 +9,7 @@ import { TributaryError } from '../../../common/errors.ts'
 import { DAY_MS } from '../../../common/limits.ts'
 import { createHubTime } from '../../../hub/replica/hub-time.ts'
 import type { GapRange } from '../../../hub/replica/lanes.ts'
+import { createGapPlaces } from '../../../hub/replica/gap-places.ts'
 import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
 import { restoreHistory } from '../../../hub/replica/log-access.ts'
 import type { Partition } from '../../../hub/replica/partition.ts'
@@ -243,7 +244,11 @@ describe('start', () => {
     ahead.applyRun(id, { run: P, prev: null, reason: 'first' })
     ahead.applyGap(P, 9)
     const restored = async () => (await restoreHistory(log, snapshots, 0, () => {})).producers.lane(id)?.next
-    const bytes = encodeSnapshot({ producers: ahead, epochs: createLeaderEpochs() })
+    const bytes = encodeSnapshot({
+      producers: ahead,
+      epochs: createLeaderEpochs(),
+      gaps: createGapPlaces(),
+    })
     await snapshots.save(3, bytes)
     expect(await restored()).toBe(9)
     await snapshots.dropAfter(2)

@@ -3,6 +3,7 @@ import { MAX_SEQUENCE, readHeader } from '../../../common/batch.ts'
 import { encodeCbor } from '../../../common/cbor.ts'
 import { isTributaryError } from '../../../common/errors.ts'
 import type { GapRange, RunAnnouncement } from '../../../hub/replica/lanes.ts'
+import { createGapPlaces } from '../../../hub/replica/gap-places.ts'
 import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
 import { decodeSnapshot, encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { MAX_CLIENT_PRODUCERS, Producers } from '../../../hub/replica/producers.ts'
@@ -271,7 +272,9 @@ describe('snapshots', () => {
       { epoch: 2, startOffset: 0 },
       { epoch: 5, startOffset: 70 },
     ])
-    const restored = decodeSnapshot(encodeSnapshot({ producers, epochs }))
+    const gaps = createGapPlaces([3, 70])
+    const restored = decodeSnapshot(encodeSnapshot({ producers, epochs, gaps }))
+    expect(restored.gaps.above(3)).toEqual([70])
     expect([...restored.producers.lanes()]).toEqual([...producers.lanes()])
     expect([...restored.producers.clients()]).toEqual([...producers.clients()])
     expect(restored.epochs.entries()).toEqual(epochs.entries())

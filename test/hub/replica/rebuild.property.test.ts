@@ -7,6 +7,7 @@ import { isDiskFull, isTributaryError, systemErrorCode } from '../../../common/e
 import type { LogOptions } from '../../../common/log/types.ts'
 import type { LaneTip } from '../../../common/wire.ts'
 import { readEdgeControl } from '../../../hub/replica/control.ts'
+import { createGapPlaces } from '../../../hub/replica/gap-places.ts'
 import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
 import { decodeSnapshot, encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { Producers } from '../../../hub/replica/producers.ts'
@@ -85,11 +86,12 @@ async function fromLog({
 }: Opened): Promise<{ producers: Producers; records: string[]; batches: Uint8Array[] }> {
   const producers = new Producers()
   const epochs = createLeaderEpochs()
+  const gaps = createGapPlaces()
   const records: string[] = []
   const batches: Uint8Array[] = []
   for (let offset = log.startOffset(); offset < log.durableEndOffset(); ) {
     const read = await log.read(offset, 8192)
-    replayBatches({ producers, epochs }, read.batches, offset, 0)
+    replayBatches({ producers, epochs, gaps }, read.batches, offset, 0)
     batches.push(Uint8Array.from(read.batches))
     for (const { at, header } of eachBatch(read.batches)) {
       if (header.isControl) continue
@@ -351,7 +353,7 @@ describe('producers', () => {
         for (const next of steps) world.perform(next)
         await world.settle()
         const { producers, batches } = await fromLog(world.opened)
-        const half = { producers: new Producers(), epochs: createLeaderEpochs() }
+        const half = { producers: new Producers(), epochs: createLeaderEpochs(), gaps: createGapPlaces() }
         const end = world.opened.log.endOffset()
         const at = end === 0 ? 0 : cut % (end + 1)
         for (const bytes of batches) {

@@ -13,6 +13,8 @@ import { createCalls } from '../../../../hub/engines/cluster/calls.ts'
 import { settingsOf } from '../../../../hub/engines/cluster/engine.ts'
 import type { ClusterFleet } from '../../../../hub/engines/cluster/fleet.ts'
 import { createFleet, freshTopicId } from '../../../../hub/engines/cluster/fleet.ts'
+import type { Gaps } from '../../../../hub/engines/cluster/gaps.ts'
+import { createGaps } from '../../../../hub/engines/cluster/gaps.ts'
 import { createLogs } from '../../../../hub/engines/cluster/logs.ts'
 import type { PartitionTable } from '../../../../hub/engines/cluster/partitions.ts'
 import { createPartitionTable } from '../../../../hub/engines/cluster/partitions.ts'
@@ -42,6 +44,7 @@ export interface TestNode {
   routes: Routes
   logs: Logs
   fleet: ClusterFleet
+  gaps: Gaps
   /** Takes over records as committed metadata. */
   apply(...records: ImageRecord[]): void
   /** Calls of others that came. */
@@ -50,10 +53,15 @@ export interface TestNode {
 }
 
 /** Where a partition is led. */
-export function ledBy(partition: number, nodeId: number | null, leaderEpoch: number): ImageRecord {
+export function ledBy(
+  partition: number,
+  nodeId: number | null,
+  leaderEpoch: number,
+  topicId = TOPIC,
+): ImageRecord {
   return {
     type: 'partition_changed',
-    topicId: TOPIC,
+    topicId,
     partition,
     replicas: [nodeId ?? 1],
     isr: [nodeId ?? 1],
@@ -67,11 +75,11 @@ export function ledBy(partition: number, nodeId: number | null, leaderEpoch: num
   }
 }
 
-export function created(partitions: number): ImageRecord {
+export function created(partitions: number, topicId = TOPIC, name = 'numbers'): ImageRecord {
   return {
     type: 'topic_created',
-    topicId: TOPIC,
-    name: 'numbers',
+    topicId,
+    name,
     partitions,
     replication: 1,
     internal: false,
@@ -164,10 +172,11 @@ async function startNode(net: PeerNet, nodeId: number, submit: Metadata['submit'
       required: 1,
     }
   }
+  const gaps = createGaps(await dataDir.openState('__damage_told', 100_000), liveClock, log)
   const partitions = createPartitionTable({
     env,
     dataDir,
-    gaps: { open: () => {}, declared: () => {}, damaged: () => {}, failures: () => 0 },
+    gaps,
     hubTime: createHubTime(liveClock.nowMs(), liveClock.monotonicMs()),
     maxBatchBytes: 500_000,
     topic: topicId => image.topicById(topicId),
@@ -206,7 +215,8 @@ async function startNode(net: PeerNet, nodeId: number, submit: Metadata['submit'
   const logs = createLogs({ clock, metadata, partitions, routes, tails, peers })
   const fleet = createFleet({ env, nodeId, metadata, logs, peers, log })
   const { presences } = fleet
-  const calls = createCalls({ clock, partitions, routes, presences, tellGaps: async () => {} })
+  const calls = createCalls({ clock, partitions, routes, presences, gapLog: gaps.log })
+  gaps.begin({ nodeId, metadata, routes, peers, partitions })
   net.listening.set(addressOf(nodeId), link => peers.accept(link))
 
   function assign(record: ImageRecord): void {
@@ -225,6 +235,7 @@ async function startNode(net: PeerNet, nodeId: number, submit: Metadata['submit'
     routes,
     logs,
     fleet,
+    gaps,
     called,
     apply: (...records) => {
       for (const record of records) {
@@ -234,6 +245,7 @@ async function startNode(net: PeerNet, nodeId: number, submit: Metadata['submit'
       for (const listener of listeners) listener(records)
     },
     close: async () => {
+      gaps.close()
       routes.close()
       await peers.close()
       await dataDir.close()
@@ -251,11 +263,11 @@ export async function eventually(condition: () => boolean, what: string): Promis
 }
 
 /** All values of a partition, as a node reads them. */
-export async function valuesOf(logs: Logs, partition: number): Promise<string[]> {
+export async function valuesOf(logs: Logs, partition: number, topicId = TOPIC): Promise<string[]> {
   const found: string[] = []
-  const { highWatermark, startOffset } = await logs.bounds(TOPIC, partition)
+  const { highWatermark, startOffset } = await logs.bounds(topicId, partition)
   for (let offset = startOffset; offset < highWatermark; ) {
-    const { batches, nextOffset } = await logs.read(TOPIC, partition, offset, 100_000)
+    const { batches, nextOffset } = await logs.read(topicId, partition, offset, 100_000)
     for (const { at, header } of eachBatch(batches)) {
       if (header.isControl) continue
       for (const { value } of decodePlain(batches, at)) found.push(utf8Text(value ?? new Uint8Array(0)))

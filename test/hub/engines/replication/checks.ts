@@ -5,6 +5,7 @@ import { utf8Text } from '../../../../common/bytes.ts'
 import { isTributaryError } from '../../../../common/errors.ts'
 import { openSnapshots } from '../../../../common/log/snapshots.ts'
 import type { Topic } from '../../../../hub/ports.ts'
+import { createGapPlaces } from '../../../../hub/replica/gap-places.ts'
 import { createLeaderEpochs } from '../../../../hub/replica/leader-epochs.ts'
 import type { Partition } from '../../../../hub/replica/partition.ts'
 import { decodeSnapshot } from '../../../../hub/replica/producer-snapshot.ts'
@@ -141,7 +142,7 @@ export async function historyOf(node: TestNode, topic: Topic, partition: number)
 }
 
 export function replayed(bytes: Uint8Array): History {
-  const history = { producers: new Producers(), epochs: createLeaderEpochs() }
+  const history = { producers: new Producers(), epochs: createLeaderEpochs(), gaps: createGapPlaces() }
   replayBatches(history, bytes, 0, 0)
   return history
 }

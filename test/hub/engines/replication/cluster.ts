@@ -144,10 +144,8 @@ export class Cluster {
       env,
       dataDir,
       gaps: {
-        open: () => {},
         declared: () => {},
         damaged: (_topic, _partition, found) => void damage.push(found),
-        failures: () => 0,
       },
       hubTime,
       maxBatchBytes: 64 * 1024,
