@@ -8,6 +8,8 @@ import { eachAtMost } from './work.ts'
 
 /** Syncs under way at once: the thread pool has other users. */
 const MAX_SYNCS_AT_ONCE = 4
+/** Nobody needs it any more; the filesystem syncs many files as fast as one. */
+const MAX_LAST_SYNCS_AT_ONCE = 16
 
 /** Keeps account of what commits wrote without sync, and makes it durable so that journal space may be used again. */
 export class Checkpointer {
@@ -54,8 +56,9 @@ export class Checkpointer {
     this.#dirtyPaths = new Set()
     this.#dirtyFolders = new Set()
     try {
-      await eachAtMost(MAX_SYNCS_AT_ONCE, [...paths], path => files.sync(`${path}.log`))
-      await eachAtMost(MAX_SYNCS_AT_ONCE, [...folders], folder => this.#syncFolder(folder))
+      const limit = cleanShutdown ? MAX_LAST_SYNCS_AT_ONCE : MAX_SYNCS_AT_ONCE
+      await eachAtMost(limit, [...paths], path => files.sync(`${path}.log`))
+      await eachAtMost(limit, [...folders], folder => this.#syncFolder(folder))
     } catch (error) {
       // ENOSPC too, which thin volumes give here: the pages are dropped, and another sync would know nothing of it.
       this.#told.failed(error)

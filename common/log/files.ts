@@ -2,6 +2,8 @@ import type { Disk, DiskFile, OpenMode } from '../env.ts'
 
 /** Segment files kept open by one data directory; sockets need descriptors too. */
 const MAX_OPEN_SEGMENT_FILES = 2048
+/** Descriptors given up at once, which a sync may come before. */
+const EVICTIONS_AT_ONCE = 4
 
 interface PoolEntry {
   readonly path: string
@@ -20,7 +22,8 @@ export class FilePool {
   readonly #disk: Disk
   readonly #limit: number
   readonly #entries = new Map<string, PoolEntry>()
-  #evicting: Promise<void> = Promise.resolve()
+  readonly #evicting: Promise<void>[] = Array.from({ length: EVICTIONS_AT_ONCE }, () => Promise.resolve())
+  #evictions = 0
   #onSyncError: (error: unknown) => void = () => {}
 
   constructor(disk: Disk, limit: number = MAX_OPEN_SEGMENT_FILES) {
@@ -72,9 +75,12 @@ export class FilePool {
 
   /** Makes durable what was written to `path`; nothing to do where it was synced or removed since. */
   async sync(path: string): Promise<void> {
-    await this.#evicting
+    await Promise.all(this.#evicting)
     const entry = this.#entries.get(path)
-    if (entry === undefined) return this.#evicting
+    if (entry === undefined) {
+      await Promise.all(this.#evicting)
+      return
+    }
     if (!entry.dirty) return
     entry.users++
     try {
@@ -96,7 +102,7 @@ export class FilePool {
   }
 
   async closeAll(): Promise<void> {
-    await this.#evicting
+    await Promise.all(this.#evicting)
     const entries = [...this.#entries.values()]
     this.#entries.clear()
     await Promise.all(entries.map(closeQuietly))
@@ -142,7 +148,9 @@ export class FilePool {
     if (victim === undefined) return
     this.#entries.delete(victim.path)
     const evicted = victim
-    this.#evicting = this.#evicting.then(async () => {
+    const lane = this.#evictions++ % EVICTIONS_AT_ONCE
+    const before = this.#evicting[lane] ?? Promise.resolve()
+    this.#evicting[lane] = before.then(async () => {
       try {
         const file = await evicted.file
         if (evicted.dirty) await file.datasync()

@@ -1,3 +1,4 @@
+import { crc32c } from '../crc32c.ts'
 import type { Clock, Disk, DiskFile } from '../env.ts'
 import { keepAside } from './aside.ts'
 import type { FilePool } from './files.ts'
@@ -94,16 +95,14 @@ async function replaySegments(
   for (const replay of replays) {
     const path = segmentPath(folder, replay.segmentBase)
     const half = run.halves[replay.half]
-    const { position, length, crc, payloadAt } = replay
-    const journaled = half === undefined ? undefined : await rangeCrc(half, payloadAt, length)
-    if (half !== undefined && journaled !== undefined && (crc === undefined || journaled === crc)) {
-      await copyRange(run, half, payloadAt, `${path}.log`, position, length)
-    } else if (await run.disk.exists(`${path}.log`)) {
+    const { position, length } = replay
+    const copied = half !== undefined && (await copyReplay(run, half, replay, `${path}.log`))
+    if (!copied && (await run.disk.exists(`${path}.log`))) {
       // Damaged in the journal: the segment's own bytes, which are checked batch by batch later.
       await run.files.use(`${path}.log`, file =>
         copyRange(run, file, position, `${path}.log`, position, length),
       )
-    } else {
+    } else if (!copied) {
       // Nothing is left of it; what was in it is found missing when the log is checked.
       await run.files.write(`${path}.log`, file => file.sizeBytes())
     }
@@ -111,6 +110,28 @@ async function replaySegments(
     run.folders.add(folder)
   }
   if (plan.wasCut) run.folders.add(folder)
+}
+
+/** Writes what the journal holds for a segment into it; false where that is damaged. */
+async function copyReplay(run: Run, half: DiskFile, replay: Replay, path: string): Promise<boolean> {
+  const { position, length, crc, payloadAt } = replay
+  if (length > COPY_BYTES) {
+    const journaled = await rangeCrc(half, payloadAt, length)
+    if (journaled === undefined || (crc !== undefined && journaled !== crc)) return false
+    await copyRange(run, half, payloadAt, path, position, length)
+    return true
+  }
+  // Most are small, and there may be a hundred thousand of them: one read each.
+  const buffer = scanBuffers.take(length)
+  try {
+    const bytes = buffer.subarray(0, length)
+    if ((await readFully(half, bytes, length, payloadAt)) < length) return false
+    if (crc !== undefined && crc32c(bytes) !== crc) return false
+    await run.files.write(path, file => file.writev([bytes], position))
+    return true
+  } finally {
+    scanBuffers.give(buffer)
+  }
 }
 
 async function copyRange(

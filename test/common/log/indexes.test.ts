@@ -8,7 +8,7 @@ import { nodeEnv } from '../../../common/env-node.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import { IndexCache } from '../../../common/log/index-cache.ts'
 import { SegmentIndex } from '../../../common/log/indexes.ts'
-import { newSegment, SegmentedLog } from '../../../common/log/segmented-log.ts'
+import { newSegment, SegmentedLog, saveMeta } from '../../../common/log/segmented-log.ts'
 import type { DataDir, Log } from '../../../common/log/types.ts'
 import { FakeClock, seededRng } from '../../fake-clock.ts'
 import { FakeDisk } from '../../fake-disk.ts'
@@ -122,6 +122,7 @@ describe('a sidecar', () => {
     const disk = new FakeDisk({ rng: seededRng(1) })
     const first = await open(disk)
     await first.log.append(batch('old', 100), { appendTimeMs: 1_000 })
+    const sizeBytes = first.log.sizeBytes()
     await first.dir.close()
     const second = await open(disk)
     await second.log.append(batch('new', 900), { appendTimeMs: 9_000 })
@@ -129,10 +130,9 @@ describe('a sidecar', () => {
     expect(await second.log.offsetForEventTime(500)).toBe(1)
     await second.log.append(batch('x'.repeat(5_900), 901), { appendTimeMs: 9_001 })
     // The machine stops before the closed segment's own sidecar is on the disk.
-    const stale = await disk.readFile(`${DIRECTORY}/logs/a/${'0'.repeat(20)}.meta`)
     const after = disk.crash()
-    const file = await after.open(`${DIRECTORY}/logs/a/${'0'.repeat(20)}.meta`, 'write')
-    await file.writev([stale], 0)
+    const stale = { sizeBytes, firstTimeMs: 1_000, lastTimeMs: 1_000, maxEventTimeMs: 100 }
+    await saveMeta({ ...newSegment(`${DIRECTORY}/logs/a`, 0), ...stale }, after)
     const third = await open(after)
     third.log.configure({ ...LOG_OPTIONS, retentionMs: 3_000 })
     expect(await third.log.applyRetention(10_000, 10)).toBe(0)
