@@ -15,6 +15,7 @@ import {
   MINUTE_MS,
   SECOND_MS,
 } from './limits.ts'
+import type { FlushMode } from './log/types.ts'
 
 /** Everything a hub node can be told; loaded by config.ts, explained in the README. */
 export interface HubConfig {
@@ -43,6 +44,8 @@ export interface HubConfig {
 /** Settings of the data directory, and what new topics start with. */
 export interface HubStorageConfig {
   commitMs: number
+  /** `async`: records are acked before they are synced, see FlushMode. Metadata and state are synced either way. */
+  flush: FlushMode
   /** Each of the two journal files; the largest batch (`limits.maxFrameBytes`) must fit one. */
   journalBytes: number
   /** Kept free on disk for metadata and gaps. */
@@ -92,6 +95,7 @@ export const HUB_DEFAULTS: Readonly<HubConfig> = {
   cluster: CLUSTER_DEFAULTS,
   storage: {
     commitMs: 0,
+    flush: 'commit',
     journalBytes: 64 * MIB,
     reserveBytes: 64 * MIB,
     tailCacheBytes: 64 * MIB,
@@ -149,6 +153,7 @@ export const hubSchema = value
     cluster: clusterSection,
     storage: value.section({
       commitMs: value.duration({ min: 0, max: MINUTE_MS }).default(storage.commitMs),
+      flush: value.flushMode.default(storage.flush),
       journalBytes: value.size({ min: MIB, max: 16 * GIB }).default(storage.journalBytes),
       reserveBytes: value.size({ min: 0, max: 1_024 * GIB }).default(storage.reserveBytes),
       tailCacheBytes: value.size({ min: 0, max: 1_024 * GIB }).default(storage.tailCacheBytes),

@@ -72,6 +72,11 @@ function oneOf(values: readonly unknown[]): string {
   return `one of ${values.join(', ')}`
 }
 
+/** Keys of a hub that an edge does without for a reason. */
+const REFUSED: Readonly<Record<string, string>> = {
+  'storage.flush': 'an edge acks nothing before it is synced; only a hub has the choice',
+}
+
 function unknownKey(
   keys: readonly PropertyKey[],
   tree: unknown,
@@ -85,6 +90,8 @@ function unknownKey(
   const siblings = [...paths.keys()]
     .filter(known => known.startsWith(prefix) && !known.slice(prefix.length).includes('.'))
     .map(known => known.slice(prefix.length))
+  const why = REFUSED[path]
+  if (why !== undefined) return { path, value, problem: 'is unknown', allowed: why }
   const near = nearest(last, siblings)
   // The right key in the wrong section is as common as a mistyped one.
   const moved = [...paths.keys()].find(known => known === last || known.endsWith(`.${last}`))

@@ -87,6 +87,9 @@ export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', '
 export type LogLevel = (typeof LOG_LEVELS)[number]
 export const logLevel = z.enum(LOG_LEVELS)
 
+/** See FlushMode. */
+export const flushMode = z.enum(['commit', 'async'])
+
 /** A group of settings; an empty one in YAML (`mqtt:`) is null and means the defaults. */
 export function section<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
   return z.preprocess(raw => raw ?? {}, z.strictObject(shape))

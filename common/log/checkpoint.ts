@@ -1,6 +1,6 @@
 import { utf8, utf8Text } from '../bytes.ts'
 import { crc32c } from '../crc32c.ts'
-import type { Damage } from './types.ts'
+import type { Damage, FlushMode } from './types.ts'
 
 /**
  * The `checkpoint` file: what the segments are known to hold durably, so that recovery starts from there. JSON and,
@@ -13,6 +13,10 @@ export interface Checkpoint {
   /** First commit not covered: the journal is replayed from it on. */
   firstCommit: number
   cleanShutdown: boolean
+  /** How the session that wrote it commits; absent: `commit`. */
+  flush?: FlushMode
+  /** An unclean stop under `flush: async` that was found and not handled yet. */
+  uncleanAsync?: boolean
   nextLogId: number
   logs: CheckpointLog[]
   /** Logs deleted whose files may still be there. */

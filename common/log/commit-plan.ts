@@ -22,6 +22,7 @@ export interface DataItem {
   /** Undefined: the batches stand as another replica stamped them. */
   leaderEpoch: number | undefined
   useReserve: boolean
+  durable: boolean
   /** Base offsets asked for by control batches that jump, in order. */
   jumps: readonly number[]
   resolve(appended: Appended): void
@@ -236,6 +237,11 @@ export function unplan(writes: readonly SegmentWrite[]): void {
 /** Whether it may be written into the reserve on a full disk. */
 export function mayUseReserve(turn: Turn): boolean {
   return turn.items.every(item => item.kind === 'fact' || item.useReserve)
+}
+
+/** Whether its commit is to be synced whatever the flush mode: what facts bring about can't be taken back. */
+export function mustBeDurable(turn: Turn): boolean {
+  return turn.items.some(item => item.kind === 'fact' || item.durable)
 }
 
 /** Tells all of the turns' callers that they failed. */

@@ -5,7 +5,15 @@ import type { Checkpoint } from './checkpoint.ts'
 import { Checkpointer } from './checkpointer.ts'
 import { newCommitCounters } from './commit-counters.ts'
 import type { DataItem, FactItem, Turn } from './commit-plan.ts'
-import { journalEntries, mayUseReserve, planWrites, rejectAll, stampAgain, unplan } from './commit-plan.ts'
+import {
+  journalEntries,
+  mayUseReserve,
+  mustBeDurable,
+  planWrites,
+  rejectAll,
+  stampAgain,
+  unplan,
+} from './commit-plan.ts'
 import type { FilePool } from './files.ts'
 import type { IndexCache } from './index-cache.ts'
 import type { Journal } from './journal.ts'
@@ -75,6 +83,7 @@ export class Committer {
     this.#queue = new TurnQueue(options.clock, this.counters, options.journalBytes)
     this.#maxUnwrittenBytes = Math.min(MAX_UNWRITTEN_BYTES, Math.floor(options.journalBytes / 2))
     options.files.onSyncError(error => this.fail(error))
+    options.journal.onSyncError(error => this.fail(error))
     this.#room = new Room(options.disk, options.clock, options.directory)
     this.#writer = new SegmentWriter({
       clock: options.clock,
@@ -277,15 +286,19 @@ export class Committer {
     return !full
   }
 
-  /** True when the commit is durable; false where the disk has no room for the checkpoint that must come before. */
+  /** True when the commit is as durable as it must be; false where the disk has no room for the checkpoint that comes before. */
   async #writeJournal(turns: readonly Turn[], writes: readonly SegmentWrite[]): Promise<boolean> {
     const { journal } = this.#options
     const { entries, payload, payloadBytes } = journalEntries(turns, writes)
-    if (entries.length === 0) return true
-    if (!journal.fits(entries, payloadBytes) && !(await this.#switchHalf())) return false
-    await journal.commit(entries, payload, payloadBytes)
-    this.counters.commits++
-    this.counters.committedBytes += payloadBytes
+    if (entries.length > 0) {
+      const own = journal.ownEntry()
+      if (own !== undefined) entries.push(own)
+      if (!journal.fits(entries, payloadBytes) && !(await this.#switchHalf())) return false
+      await journal.commit(entries, payload, payloadBytes)
+      this.counters.commits++
+      this.counters.committedBytes += payloadBytes
+    }
+    if (turns.some(mustBeDurable)) await journal.sync()
     return true
   }
 
@@ -305,6 +318,20 @@ export class Committer {
     this.#checkpoint = this.#writeCheckpoint(false)
     journal.switchHalf()
     return true
+  }
+
+  /** Writes a checkpoint as soon as no commit is under way. Rejects with `disk_full` where there is no room for it. */
+  checkpoint(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const after = async (): Promise<void> => {
+        await this.#checkpoint
+        const settled = await this.#settleOrGiveUp()
+        if (settled) this.#checkpoint = this.#writeCheckpoint(false)
+        if (!settled || !(await this.#checkpoint)) reject(this.#failure ?? this.#fullError())
+      }
+      this.enqueue({ kind: 'fact', entry: undefined, after, resolve, reject }, true)
+      this.hurry()
+    })
   }
 
   #writeCheckpoint(cleanShutdown: boolean): Promise<boolean> {
@@ -462,8 +489,10 @@ export class Committer {
     await this.#background
   }
 
-  /** After `drain`: everything in the segments, so that nothing need be recovered. */
+  /** After `drain`: everything in the segments, so that nothing need be recovered; else in the journal at least. */
   async checkpointClean(): Promise<void> {
-    if (this.#failure === undefined && this.#writer.bytes() === 0) await this.#writeCheckpoint(true)
+    if (this.#failure !== undefined) return
+    if (this.#writer.bytes() === 0 && (await this.#writeCheckpoint(true))) return
+    await this.#options.journal.sync().catch((error: unknown) => this.fail(error))
   }
 }

@@ -1,5 +1,5 @@
 import { utf8, utf8Text } from '../bytes.ts'
-import type { Clock, Disk, DiskFile, Env } from '../env.ts'
+import type { Clock, Disk, DiskFile, Env, OpenMode } from '../env.ts'
 import { isDiskFull, messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
@@ -19,7 +19,7 @@ import { Reserve } from './reserve.ts'
 import { SegmentedLog, saveMeta } from './segmented-log.ts'
 import { openStateLog } from './state-log.ts'
 import { TailCache } from './tail-cache.ts'
-import type { DataDir, DataDirOptions, Log, LogOptions } from './types.ts'
+import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions } from './types.ts'
 
 /**
  * A data directory:
@@ -84,13 +84,12 @@ export async function openDataDir(
       journalId,
       defaultOptions: UNOPENED,
     })
-    await disk.replaceFile(`${path}/checkpoint`, encodeCheckpoint(firstCheckpoint(meta, recovered)))
+    const { flush = 'commit' } = options
+    await disk.replaceFile(`${path}/checkpoint`, encodeCheckpoint(firstCheckpoint(meta, recovered, flush)))
     await makeHalves(disk, path, options.journalBytes)
     const journal = new Journal({
-      halves: [
-        await disk.open(journalPath(path, 0), 'durable'),
-        await disk.open(journalPath(path, 1), 'durable'),
-      ],
+      halves: await openHalves(disk, path, flush === 'commit' ? 'durable' : 'write'),
+      flush,
       halfBytes: options.journalBytes,
       journalId,
       session: recovered.session,
@@ -187,16 +186,22 @@ async function createDirectory(
   return meta
 }
 
-function firstCheckpoint(meta: Meta, recovered: Recovered): Checkpoint {
+function firstCheckpoint(meta: Meta, recovered: Recovered, flush: FlushMode): Checkpoint {
   return {
     directoryId: meta.directoryId,
     session: recovered.session,
     firstCommit: recovered.nextCommit,
     cleanShutdown: false,
+    flush,
+    uncleanAsync: recovered.report.uncleanAsync,
     nextLogId: recovered.nextLogId,
     logs: recovered.logs.map(checkpointLog),
     removing: recovered.removing,
   }
+}
+
+async function openHalves(disk: Disk, path: string, mode: OpenMode): Promise<[DiskFile, DiskFile]> {
+  return [await disk.open(journalPath(path, 0), mode), await disk.open(journalPath(path, 1), mode)]
 }
 
 /** Makes the halves, writing zeros over all of a new one, so that overwriting them later allocates nothing. */
@@ -261,6 +266,8 @@ class OpenDataDir implements DataDir {
   readonly #logs = new Map<string, SegmentedLog>()
   readonly #removing = new Set<string>()
   #nextLogId: number
+  /** To be told by the next start too. */
+  #uncleanAsync: boolean
   #closing: Promise<void> | undefined
 
   constructor(input: OpenInput) {
@@ -270,6 +277,7 @@ class OpenDataDir implements DataDir {
     this.recovery = recovered.report
     this.#input = input
     this.#nextLogId = recovered.nextLogId
+    this.#uncleanAsync = recovered.report.uncleanAsync
     for (const log of recovered.logs) this.#logs.set(log.name, log)
     const tailCache = new TailCache(options.tailCacheBytes)
     const indexes = new IndexCache()
@@ -305,6 +313,8 @@ class OpenDataDir implements DataDir {
       session: this.#input.recovered.session,
       firstCommit,
       cleanShutdown,
+      flush: this.#input.options.flush ?? 'commit',
+      uncleanAsync: this.#uncleanAsync,
       nextLogId: this.#nextLogId,
       logs: [...this.#logs.values()].filter(log => log.created).map(checkpointLog),
       removing: [...this.#removing],
@@ -408,6 +418,12 @@ class OpenDataDir implements DataDir {
       this.#committer.enqueue({ kind: 'fact', entry: undefined, after: () => {}, resolve, reject })
       this.#committer.hurry()
     })
+  }
+
+  async recoveryHandled(): Promise<void> {
+    if (!this.#uncleanAsync) return
+    this.#uncleanAsync = false
+    await this.#committer.checkpoint()
   }
 
   stats(): ReturnType<DataDir['stats']> {

@@ -18,7 +18,7 @@ const RECORD_HEADER_BYTES = 40
 export const ENTRY_BYTES = 64
 
 const MAGIC = 0x54_52_4a_31
-const KINDS = ['data', 'create', 'delete', 'start', 'cut', 'restart', 'repair'] as const
+const KINDS = ['data', 'create', 'delete', 'start', 'cut', 'restart', 'repair', 'synced'] as const
 
 export type EntryKind = (typeof KINDS)[number]
 
@@ -26,7 +26,8 @@ export type EntryKind = (typeof KINDS)[number]
  * One fact of a commit. `data`: bytes of a segment; `create` and `delete` of a log; `start`: the log starts at
  * `firstOffset`; `cut`: all from `firstOffset` on is gone and the log ends in `segmentBase` at `position`; `restart`: all is
  * gone, the log starts and ends at `firstOffset`; `repair`: damage from `firstOffset` to `endOffset` is whole again, in
- * `segmentBase` up to `position`.
+ * `segmentBase` up to `position`; `synced`, of a commit under `flush: async`: every commit below the number `firstOffset` was
+ * durable when this one was written. A commit without it is written when all before it are.
  */
 export interface JournalEntry {
   kind: EntryKind

@@ -1,7 +1,11 @@
 import { BufferPool } from '../bytes.ts'
-import type { Clock, DiskFile } from '../env.ts'
+import type { Clock, DiskFile, Timer } from '../env.ts'
 import type { JournalEntry } from './journal-format.ts'
-import { blocksFor, JOURNAL_BLOCK_BYTES, tableSize, writeTable } from './journal-format.ts'
+import { blocksFor, JOURNAL_BLOCK_BYTES, plainEntry, tableSize, writeTable } from './journal-format.ts'
+import type { FlushMode } from './types.ts'
+
+/** Under `flush: async` what was acked is durable so much later, besides the time a sync takes. */
+export const ASYNC_FLUSH_MS = 1_000
 
 /** Payloads up to this are copied behind the table, so that a commit of many small appends is one buffer. */
 const COPY_BELOW_BYTES = 128 * 1024
@@ -26,9 +30,19 @@ export class Journal {
   #active = 0
   #position = 0
   #nextNumber: number
+  readonly #flush: FlushMode
+  /** The first commit that may not be durable. */
+  #firstUnsynced: number
+  /** Written since they were last synced. */
+  readonly #unsynced = new Set<DiskFile>()
+  #syncing: Promise<void> | undefined
+  #timer: Timer | undefined
+  #onSyncError: (error: unknown) => void = () => {}
 
   constructor(options: {
+    /** Opened `durable`, or with `flush: async` to `write`. */
     halves: readonly [DiskFile, DiskFile]
+    flush: FlushMode
     halfBytes: number
     journalId: Uint8Array
     session: number
@@ -40,12 +54,24 @@ export class Journal {
     this.#journalId = options.journalId
     this.#session = options.session
     this.#nextNumber = options.firstNumber
+    this.#firstUnsynced = options.firstNumber
+    this.#flush = options.flush
     this.#clock = options.clock
+  }
+
+  /** Told when a sync that nobody waits for failed: final for the directory. */
+  onSyncError(listener: (error: unknown) => void): void {
+    this.#onSyncError = listener
   }
 
   /** Number of the next commit. */
   nextNumber(): number {
     return this.#nextNumber
+  }
+
+  /** What the table of the next commit says beside what it holds, if anything. */
+  ownEntry(): JournalEntry | undefined {
+    return this.#flush === 'commit' ? undefined : plainEntry('synced', 0, '', this.#firstUnsynced)
   }
 
   /** Whether a record of these entries and payload fits what is left of the active half. */
@@ -59,7 +85,7 @@ export class Journal {
     this.#position = 0
   }
 
-  /** Writes one commit and makes it durable. */
+  /** Writes one commit: durable when it resolves, under `flush: async` at the next sync. */
   async commit(
     entries: readonly JournalEntry[],
     payload: readonly Uint8Array[],
@@ -87,21 +113,57 @@ export class Journal {
         const pad = padding.subarray(0, recordBytes - tableBytes - payloadBytes)
         await file.writev([buffer.subarray(0, tableBytes), ...payload, pad], this.#position)
       }
-      this.#syncTimesMs[this.#syncs++ % SYNC_TIMES_KEPT] = this.#clock.monotonicMs() - startedMs
     } finally {
       this.#buffers.give(buffer)
     }
     this.#position += recordBytes
     this.#nextNumber++
+    if (this.#flush === 'commit') {
+      this.#firstUnsynced = this.#nextNumber
+      this.#noteSync(startedMs)
+      return
+    }
+    this.#unsynced.add(file)
+    this.#timer ??= this.#clock.setTimer(() => {
+      this.#timer = undefined
+      this.sync().catch((error: unknown) => this.#onSyncError(error))
+    }, ASYNC_FLUSH_MS)
   }
 
-  /** The given quantile of the latest fdatasync times; 0 before the first. */
+  /** Makes every commit durable that is written. */
+  async sync(): Promise<void> {
+    const next = this.#nextNumber
+    while (this.#firstUnsynced < next) {
+      this.#syncing ??= this.#syncWritten().finally(() => {
+        this.#syncing = undefined
+      })
+      await this.#syncing
+    }
+  }
+
+  async #syncWritten(): Promise<void> {
+    const next = this.#nextNumber
+    const startedMs = this.#clock.monotonicMs()
+    for (const file of [...this.#unsynced]) {
+      this.#unsynced.delete(file)
+      await file.datasync()
+    }
+    this.#firstUnsynced = next
+    this.#noteSync(startedMs)
+  }
+
+  #noteSync(startedMs: number): void {
+    this.#syncTimesMs[this.#syncs++ % SYNC_TIMES_KEPT] = this.#clock.monotonicMs() - startedMs
+  }
+
+  /** The given quantile of the latest times a sync took, with the write where that is synced; 0 before the first. */
   syncTimeMs(quantile: number): number {
     const sorted = this.#syncTimesMs.toSorted((left, right) => left - right)
     return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * quantile))] ?? 0
   }
 
   async close(): Promise<void> {
+    this.#timer?.cancel()
     for (const half of this.#halves) await half.close()
   }
 }

@@ -61,6 +61,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
       appendTimeMs: Math.floor(options.appendTimeMs ?? clock.nowMs()),
       leaderEpoch: options.leaderEpoch,
       useReserve: options.useReserve ?? false,
+      durable: options.durable ?? false,
       resolve: told.resolve,
       reject: told.reject,
     })

@@ -14,13 +14,21 @@ export interface JournalRecord {
   entries: JournalEntry[]
   /** Position in the half of each entry's bytes; -1 for entries without. */
   payloadAt: number[]
+  /** All commits below this number were durable when it was written. */
+  firstUnsynced: number
+  /** It was not synced by itself (`flush: async`). */
+  isAsync: boolean
 }
 
 export interface JournalContent {
-  /** In order of number. */
+  /** In order of number; those that may not have been durable are without a hole. */
   records: JournalRecord[]
-  /** Commits that are not there although later ones are: their records were damaged. */
+  /** All commits below this number were durable, those from it on are a tail that may be torn. */
+  firstUnsynced: number
+  /** Commits below that which are not there: their records were damaged. */
   missing: number
+  /** Behind the first that is missing of the tail. */
+  dropped: JournalRecord[]
 }
 
 /** Journal files are `journal-0` and `journal-1`. */
@@ -30,7 +38,7 @@ export function journalPath(directory: string, half: number): string {
 
 /**
  * Reads both halves. Records of other sessions and numbers below `firstCommit` are leftovers. With no checkpoint to
- * say (`session` undefined) the latest session counts, and of it the unbroken run up to its last commit.
+ * say (`session` undefined) the latest session counts, and of it the unbroken run that reaches into the tail.
  */
 export async function readJournal(
   disk: Disk,
@@ -53,13 +61,20 @@ export async function readJournal(
   const records = found
     .filter(record => record.session === latest && record.number >= firstCommit)
     .sort((left, right) => left.number - right.number)
-  if (session === undefined) {
-    let start = records.length - 1
-    while (start > 0 && records[start - 1]?.number === (records[start]?.number ?? 0) - 1) start--
-    return { records: records.slice(Math.max(0, start)), missing: 0 }
+  const firstUnsynced = records.reduce((first, record) => Math.max(first, record.firstUnsynced), firstCommit)
+  // The first of the tail, and the first behind its hole.
+  let tail = records.findIndex(record => record.number >= firstUnsynced)
+  if (tail < 0) tail = records.length
+  let hole = tail
+  while (records[hole]?.number === firstUnsynced + hole - tail) hole++
+  const dropped = records.slice(hole)
+  if (session !== undefined) {
+    const missing = firstUnsynced - firstCommit - tail
+    return { records: records.slice(0, hole), firstUnsynced, missing, dropped }
   }
-  const last = records.at(-1)
-  return { records, missing: last === undefined ? 0 : last.number - firstCommit + 1 - records.length }
+  let start = Math.max(0, hole - 1)
+  while (start > 0 && records[start - 1]?.number === (records[start]?.number ?? 0) - 1) start--
+  return { records: records.slice(start, hole), firstUnsynced, missing: 0, dropped }
 }
 
 async function readHalf(file: DiskFile, half: number, journalId: Uint8Array): Promise<JournalRecord[]> {
@@ -82,7 +97,10 @@ async function readHalf(file: DiskFile, half: number, journalId: Uint8Array): Pr
       payloadAt.push(entry.length > 0 ? payload : -1)
       payload += entry.length
     }
-    records.push({ number: info.number, session: info.session, half, entries, payloadAt })
+    const { number, session } = info
+    const synced = entries.find(entry => entry.kind === 'synced')
+    const firstUnsynced = synced === undefined ? number : synced.firstOffset
+    records.push({ number, session, half, entries, payloadAt, firstUnsynced, isAsync: synced !== undefined })
     at += skipOf(records, info)
   }
   return records

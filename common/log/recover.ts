@@ -1,9 +1,11 @@
 import type { Disk } from '../env.ts'
 import { systemErrorCode } from '../errors.ts'
+import type { AsideRange } from './aside.ts'
+import { keepRangesAside } from './aside.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { decodeCheckpoint } from './checkpoint.ts'
 import { isSegmentFile, logFolder, segmentBases, segmentPath } from './paths.ts'
-import type { JournalRecord } from './recover-journal.ts'
+import type { JournalContent, JournalRecord } from './recover-journal.ts'
 import { journalPath, rangeCrc, readJournal } from './recover-journal.ts'
 import type { RecoverInput, Run } from './recover-log.ts'
 import { adoptBeyond, recoverLog } from './recover-log.ts'
@@ -50,20 +52,24 @@ export async function recover(input: RecoverInput): Promise<Recovered> {
   const report: RecoveryReport = {
     cleanShutdown: checkpoint?.cleanShutdown ?? false,
     belowDurableEnd: false,
+    uncleanAsync: checkpoint?.uncleanAsync === true,
     tornTails: [],
     damage: [],
     durationMs: 0,
   }
   const journal =
     checkpoint?.cleanShutdown === true
-      ? { records: [], missing: 0 }
+      ? { records: [], firstUnsynced: 0, missing: 0, dropped: [] }
       : await readJournal(disk, directory, journalId, checkpoint?.session, checkpoint?.firstCommit ?? 0)
+  const wasAsync =
+    checkpoint === undefined ? journal.records.some(record => record.isAsync) : checkpoint.flush === 'async'
+  if (wasAsync && !report.cleanShutdown) report.uncleanAsync = true
   const adopt = checkpoint === undefined || journal.missing > 0
   const run: Run = { ...input, report, halves: [], dirty: new Set(), folders: new Set(), adopt }
   const plan = checkpoint === undefined ? await planFromFolders(run, journal.records) : planOf(checkpoint)
   try {
     await openHalves(run)
-    await dropTornCommit(run, journal.records)
+    await dropTorn(run, journal)
     for (const record of journal.records) replayRecord(plan, record)
     if (adopt) noteJournalDamage(run, checkpoint === undefined, journal.missing)
     const logs: SegmentedLog[] = []
@@ -73,7 +79,7 @@ export async function recover(input: RecoverInput): Promise<Recovered> {
     await eachAtMost(MAX_SYNCS_AT_ONCE, [...run.dirty], path => input.files.sync(`${path}.log`))
     await eachAtMost(MAX_SYNCS_AT_ONCE, [...run.folders], folder => disk.syncDir(folder))
     await removeDeleted(run, plan)
-    const lastNumber = journal.records.at(-1)?.number ?? 0
+    const lastNumber = (journal.dropped.at(-1) ?? journal.records.at(-1))?.number ?? 0
     report.durationMs = input.clock.monotonicMs() - startedMs
     return {
       logs,
@@ -111,19 +117,48 @@ function noteJournalDamage(run: Run, noCheckpoint: boolean, missing: number): vo
   })
 }
 
-/** A last commit whose bytes are whole neither in the journal nor in the segments was never acked. */
-async function dropTornCommit(run: Run, records: JournalRecord[]): Promise<void> {
-  const last = records.at(-1)
-  if (last === undefined) return
-  for (let at = 0; at < last.entries.length; at++) {
-    const entry = last.entries[at]
+/**
+ * Cuts the journal's tail at the first commit whose bytes are whole neither there nor in the segments. It was never acked or,
+ * under `flush: async`, not synced; so were those behind it.
+ */
+async function dropTorn(run: Run, journal: JournalContent): Promise<void> {
+  const { records, dropped, firstUnsynced } = journal
+  for (const [at, record] of records.entries()) {
+    if (record.number < firstUnsynced || (await isWhole(run, record))) continue
+    dropped.unshift(...records.splice(at))
+    break
+  }
+  await tellDropped(run, dropped)
+}
+
+async function isWhole(run: Run, record: JournalRecord): Promise<boolean> {
+  for (let at = 0; at < record.entries.length; at++) {
+    const entry = record.entries[at]
     if (entry === undefined || entry.kind !== 'data') continue
-    const journaled = await replayCrc(run, last.half, last.payloadAt[at] ?? -1, entry.length)
+    const journaled = await replayCrc(run, record.half, record.payloadAt[at] ?? -1, entry.length)
     if (journaled === entry.crc) continue
     const path = `${segmentPath(logFolder(run.directory, entry.name), entry.segmentBase)}.log`
-    if ((await segmentCrc(run, path, entry.position, entry.length)) === entry.crc) continue
-    records.pop()
-    return
+    if ((await segmentCrc(run, path, entry.position, entry.length)) !== entry.crc) return false
+  }
+  return true
+}
+
+/** Keeps what the journal has of each log's part in commits that are dropped, and tells of it. */
+async function tellDropped(run: Run, dropped: readonly JournalRecord[]): Promise<void> {
+  const parts = new Map<string, { fromOffset: number; cutBytes: number; ranges: AsideRange[] }>()
+  for (const { half, entries, payloadAt } of dropped) {
+    const file = run.halves[half]
+    for (const [at, { kind, name, firstOffset, length }] of entries.entries()) {
+      if (kind !== 'data' || file === undefined) continue
+      const part = parts.get(name) ?? { fromOffset: firstOffset, cutBytes: 0, ranges: [] }
+      part.cutBytes += length
+      part.ranges.push({ file, from: payloadAt[at] ?? -1, length })
+      parts.set(name, part)
+    }
+  }
+  for (const [log, { fromOffset, cutBytes, ranges }] of parts) {
+    const keptAs = await keepRangesAside(run.disk, run.directory, { name: log, from: fromOffset }, ranges)
+    run.report.tornTails.push({ log, fromOffset, cutBytes, keptAs })
   }
 }
 

@@ -105,7 +105,7 @@ function stateOver(
 
   const append = async (entries: readonly StateEntry[]): Promise<void> => {
     const records = entries.map(({ key, value }) => ({ key: utf8(key), value, headers: [], timestampMs: 0 }))
-    await log.append(buildBatch(records), { useReserve: true })
+    await log.append(buildBatch(records), { useReserve: true, durable: true })
   }
 
   const put = async (entries: readonly StateEntry[]): Promise<void> => {

@@ -54,7 +54,7 @@ export interface Log {
   startOffset(): number
   /** One past the last offset assigned, durable or not. */
   endOffset(): number
-  /** One past the last durable offset: what may be acked, sent or served. */
+  /** One past the last durable offset (under `flush: async`, the last one written): what may be acked, sent or served. */
   durableEndOffset(): number
   sizeBytes(): number
   options(): LogOptions
@@ -128,6 +128,8 @@ export interface AppendOptions {
   appendTimeMs?: number
   /** Written even into the reserve kept for gaps and session state when the disk is full. */
   useReserve?: boolean
+  /** Resolves when durable also under `flush: async`: votes, metadata, what others were promised to find again. */
+  durable?: boolean
 }
 
 export interface ReplicaOptions {
@@ -140,6 +142,14 @@ export interface ReplicaOptions {
   lostBefore?: number
 }
 
+/**
+ * When an append resolves. `commit`: when it is durable. `async`: when it is written, and the journal is synced within
+ * ASYNC_FLUSH_MS, Kafka's trade: a power cut takes what was not synced yet, the end of each log, in the order in which all was
+ * appended; a kill of the process takes nothing. What moves a log's start or end, makes or deletes it, state and `durable` appends
+ * resolve when durable either way.
+ */
+export type FlushMode = 'commit' | 'async'
+
 export interface DataDirOptions {
   /** Waits this long for company before a commit starts (0: none). */
   commitMs: number
@@ -149,6 +159,8 @@ export interface DataDirOptions {
   reserveBytes: number
   /** Memory for the newest batches of all logs together. */
   tailCacheBytes: number
+  /** Default: `commit`. */
+  flush?: FlushMode
 }
 
 /**
@@ -172,8 +184,13 @@ export interface DataDir {
    * shares a batch in the next.
    */
   collectAtNextCommit(collect: () => void): void
-  /** Resolves when everything appended before the call is durable. */
+  /** Resolves when everything appended before the call is durable, under `flush: async` too. */
   flush(): Promise<void>
+  /**
+   * What `recovery` tells of an unclean stop under `flush: async` was acted upon, durably: the next start need not tell it again,
+   * as every start does until then. Rejects with `disk_full`, `disk_failed`, `closed`.
+   */
+  recoveryHandled(): Promise<void>
   /** What recovery found and did, for logs and `log verify`. */
   readonly recovery: RecoveryReport
   stats(): DataDirStats
@@ -206,6 +223,11 @@ export interface RecoveryReport {
   cleanShutdown: boolean
   /** The directory came back below the durable end it had recorded. */
   belowDurableEnd: boolean
+  /**
+   * It was not stopped in order when it last ran with `flush: async`, so that what was acked last may be gone. Told by each start,
+   * whatever mode it runs in, until `DataDir.recoveryHandled`.
+   */
+  uncleanAsync: boolean
   tornTails: { log: string; fromOffset: number; cutBytes: number; keptAs: string }[]
   damage: Damage[]
   durationMs: number

@@ -85,6 +85,14 @@ describe('layers', () => {
     expect((await hub(yaml(file))).http).toBe('127.0.0.1:1')
   })
 
+  test('a hub may flush async, by file or variable; an edge has no such choice, and is told why', async () => {
+    expect((await hub({})).storage.flush).toBe('commit')
+    expect((await hub(yaml('hub: { storage: { flush: async } }'))).storage.flush).toBe('async')
+    expect((await hub({ env: { TRIBUTARY_STORAGE_FLUSH: 'async' } })).storage.flush).toBe('async')
+    const why = 'storage.flush is unknown; an edge acks nothing before it is synced'
+    expect(await problem(edge(yaml('edge: { storage: { flush: async } }')))).toContain(why)
+  })
+
   test('variables name nested keys and carry text', async () => {
     const config = await edge({
       env: {
@@ -267,6 +275,7 @@ describe('errors name the key, the value and what is allowed', () => {
     ['hub: { limits: { maxFrameBytes: 1MiB } }', 'at least twice storage.maxRecordBytes'],
     ['hub: { storage: { journalBytes: 8MiB } }', 'more than limits.maxFrameBytes'],
     ['hub: { storage: { segmentBytes: 64KiB } }', 'expected at least storage.maxRecordBytes'],
+    ['hub: { storage: { flush: never } }', 'storage.flush is "never"; expected one of commit, async'],
     ['hub: { limits: { deadMs: 1 } }', 'expected more than limits.heartbeatMs'],
     ['hub: ws://h:1', 'hub is "ws://h:1"; expected a section of settings; the hub that an edge talks to'],
     [

@@ -26,7 +26,7 @@ export function appendEntries(log: Log, entries: readonly Entry[], timestampMs: 
     let to = from + 1
     while (entries[to]?.term === term) to++
     const batches = encodeBatches(entries.slice(from, to), timestampMs)
-    appends.push(log.append(batches, { useReserve: true, leaderEpoch: term }))
+    appends.push(log.append(batches, { useReserve: true, leaderEpoch: term, durable: true }))
     from = to
   }
   return appends

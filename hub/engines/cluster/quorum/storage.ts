@@ -40,6 +40,7 @@ const HARD_STATE = 'hard-state'
 const CLUSTER_ID = 'cluster-id'
 const SEAT = 'seat'
 const LOST_DATA = 'lost-data'
+const UNCLEAN_ASYNC = 'unclean-async'
 
 const NOBODY: Config = { voters: [], learners: [] }
 
@@ -117,6 +118,12 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
   // Recovery says so once, and what follows from it may be cut short.
   if (dataDir.recovery.belowDurableEnd) await state.put([{ key: LOST_DATA, value: utf8('1') }])
   let rolledBack = state.get(LOST_DATA) !== undefined
+  // Of records alone: votes and metadata are synced under `flush: async` too.
+  if (dataDir.recovery.uncleanAsync) {
+    await state.put([{ key: UNCLEAN_ASYNC, value: utf8('1') }])
+    await dataDir.recoveryHandled()
+  }
+  const losses = (): string[] => [LOST_DATA, UNCLEAN_ASYNC].filter(key => state.get(key) !== undefined)
 
   const textOf = (key: string): string | null => {
     const bytes = state.get(key)
@@ -225,9 +232,9 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
     self,
     seatId,
     clusterId: () => textOf(CLUSTER_ID),
-    lostData: () => state.get(LOST_DATA) !== undefined,
+    lostData: () => losses().length > 0,
     forgetLoss: async () => {
-      if (state.get(LOST_DATA) !== undefined) await state.put([{ key: LOST_DATA, value: null }])
+      if (losses().length > 0) await state.put(losses().map(key => ({ key, value: null })))
     },
     saveClusterId: clusterId => state.put([{ key: CLUSTER_ID, value: utf8(clusterId) }]),
     found: async () => {
