@@ -20,6 +20,7 @@ import { SegmentedLog, saveMeta } from './segmented-log.ts'
 import { openStateLog } from './state-log.ts'
 import { TailCache } from './tail-cache.ts'
 import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions } from './types.ts'
+import { eachAtMost } from './work.ts'
 
 /**
  * A data directory:
@@ -38,6 +39,9 @@ import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions } from './type
  */
 
 const FORMAT_VERSION = 1
+/** At the end index entries are saved from so many on: fewer, those of 256 KiB, are found by one read. */
+const SAVE_FROM_ENTRIES = 64
+const SAVES_AT_ONCE = 8
 const MIN_JOURNAL_BYTES = 4 * JOURNAL_BLOCK_BYTES
 
 /** Until a log is opened with its own options. */
@@ -111,7 +115,9 @@ function notMade(path: string, cause: unknown): TributaryError {
       cause,
     })
   }
-  const why = systemErrorCode(cause) ?? messageOf(cause)
+  const code = systemErrorCode(cause)
+  // What is missing would have been made.
+  const why = code === 'ENOENT' ? 'ENOENT: no folders can be made there' : (code ?? messageOf(cause))
   return new TributaryError(
     'invalid_argument',
     `the data directory ${path} can't be made (${why}): choose a place for it with --data`,
@@ -460,18 +466,20 @@ class OpenDataDir implements DataDir {
     }
   }
 
-  /** Indexes of the open segments, so that the next start need not build them again. */
+  /** Indexes of the open segments, so that the next start need not build them again; of thousands, those worth it. */
   async #saveIndexes(disk: Disk): Promise<void> {
-    for (const log of this.#logs.values()) {
-      const active = log.active()
-      if (active?.readyIndex === undefined || active.readyIndex.unsavedEntries() === 0) continue
+    const active = [...this.#logs.values()].flatMap(log => log.active() ?? [])
+    const worthIt = active.filter(
+      ({ readyIndex }) => (readyIndex?.unsavedEntries() ?? 0) >= SAVE_FROM_ENTRIES,
+    )
+    await eachAtMost(SAVES_AT_ONCE, worthIt, async segment => {
       try {
-        await active.readyIndex.save(disk, active.path)
-        await saveMeta(active, disk)
+        await segment.readyIndex?.save(disk, segment.path)
+        await saveMeta(segment, disk)
       } catch {
         // Rebuilt at the next start.
       }
-    }
+    })
   }
 }
 

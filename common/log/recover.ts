@@ -22,8 +22,9 @@ import { eachAtMost } from './work.ts'
  */
 
 /** Logs recovered at once; each keeps a file open and a buffer. */
-const LOGS_AT_ONCE = 8
-const MAX_SYNCS_AT_ONCE = 4
+const LOGS_AT_ONCE = 16
+/** Nobody else needs the thread pool yet, and the filesystem syncs many files as fast as one. */
+const MAX_SYNCS_AT_ONCE = 16
 
 export interface Recovered {
   logs: SegmentedLog[]
