@@ -49,15 +49,33 @@ export function nodeDisk(): Disk {
   }
 }
 
-/** Made folders are as durable as the files that will be in them: each one's entry in its parent is synced. */
+/**
+ * Made folders are as durable as the files that will be in them: each one's entry in its parent is synced. Level by level,
+ * for Node's recursive mkdir tries for ever where a filesystem takes no folders (/proc).
+ */
 async function makeFolder(path: string): Promise<void> {
-  const first = await mkdir(path, { recursive: true })
-  if (first === undefined) return
-  const top = dirname(resolve(first))
-  for (let parent = dirname(resolve(path)); ; parent = dirname(parent)) {
-    await syncDir(parent)
-    if (parent === top || parent === dirname(parent)) return
+  const missing: string[] = []
+  for (let at = resolve(path); !(await isFolder(at)); at = dirname(at)) missing.push(at)
+  for (const folder of missing.reverse()) {
+    try {
+      await mkdir(folder)
+    } catch (error) {
+      // Somebody else made it meanwhile, or a link leads nowhere.
+      if (systemErrorCode(error) !== 'EEXIST' || !(await isFolder(folder))) throw error
+    }
+    await syncDir(dirname(folder))
   }
+}
+
+/** False where nothing is; rejects with ENOTDIR where a file is. */
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    if ((await stat(path)).isDirectory()) return true
+  } catch (error) {
+    if (systemErrorCode(error) === 'ENOENT') return false
+    throw error
+  }
+  throw Object.assign(new Error(`ENOTDIR: not a directory, mkdir '${path}'`), { code: 'ENOTDIR' })
 }
 
 /** What Linux makes of it is what fdatasync does, in the same trip to the thread pool; elsewhere it may stop at the drive's cache. */

@@ -1,6 +1,6 @@
 import { utf8, utf8Text } from '../bytes.ts'
 import type { Clock, Disk, DiskFile, Env, OpenMode } from '../env.ts'
-import { isDiskFull, messageOf, systemErrorCode, TributaryError } from '../errors.ts'
+import { isDiskFull, isTributaryError, messageOf, systemErrorCode, TributaryError } from '../errors.ts'
 import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import { Committer } from './committer.ts'
@@ -73,9 +73,11 @@ export async function openDataDir(
     throw new TributaryError('invalid_argument', `journalBytes must be at least ${MIN_JOURNAL_BYTES}`)
   }
   await disk.mkdir(path).catch((cause: unknown) => {
-    throw notMade(path, cause)
+    throw unusable(path, 'made', cause)
   })
-  const unlock = await disk.lock(path)
+  const unlock = await disk.lock(path).catch((cause: unknown) => {
+    throw isTributaryError(cause) ? cause : unusable(path, 'written to', cause)
+  })
   const files = new FilePool(disk)
   try {
     const meta = (await readMeta(disk, path)) ?? (await createDirectory(path, options, env))
@@ -109,18 +111,18 @@ export async function openDataDir(
   }
 }
 
-function notMade(path: string, cause: unknown): TributaryError {
+function unusable(path: string, what: 'made' | 'written to', cause: unknown): TributaryError {
   if (isDiskFull(cause)) {
-    return new TributaryError('disk_full', `no space left to make the data directory ${path}: free some`, {
+    return new TributaryError('disk_full', `no space left for the data directory ${path}: free some`, {
       cause,
     })
   }
   const code = systemErrorCode(cause)
   // What is missing would have been made.
-  const why = code === 'ENOENT' ? 'ENOENT: no folders can be made there' : (code ?? messageOf(cause))
+  const why = code === 'ENOENT' ? 'ENOENT: nothing can be made there' : (code ?? messageOf(cause))
   return new TributaryError(
     'invalid_argument',
-    `the data directory ${path} can't be made (${why}): choose a place for it with --data`,
+    `the data directory ${path} can't be ${what} (${why}): choose a place for it with --data`,
     { cause },
   )
 }

@@ -1,8 +1,10 @@
-import { mkdtemp, rm, stat } from 'node:fs/promises'
+import { mkdtemp, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { expect, test } from 'vitest'
 import { nodeDisk } from '../../common/disk-node.ts'
+import { nodeEnv } from '../../common/env-node.ts'
+import { openDataDir } from '../../common/log/data-dir.ts'
 
 test('folders are made with their parents, by whatever path, and again for nothing', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tributary-disk-'))
@@ -16,6 +18,42 @@ test('folders are made with their parents, by whatever path, and again for nothi
     await rm(folder, { recursive: true })
   }
 })
+
+test('folders that can not be made are refused, wherever what is in the way stands', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tributary-disk-'))
+  const disk = nodeDisk()
+  try {
+    await writeFile(join(folder, 'file'), '')
+    await symlink(join(folder, 'nowhere'), join(folder, 'link'))
+    for (const [path, code] of [
+      ['file', 'ENOTDIR'],
+      ['file/a/b', 'ENOTDIR'],
+      ['link', 'EEXIST'],
+    ] as const) {
+      await expect(disk.mkdir(join(folder, path))).rejects.toMatchObject({ code })
+    }
+    const twice = Array.from({ length: 5 }, () => disk.mkdir(join(folder, 'a/b/c/d')))
+    await Promise.all(twice)
+    expect((await stat(join(folder, 'a/b/c/d'))).isDirectory()).toBe(true)
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+})
+
+test.skipIf(process.platform !== 'linux')(
+  'a data directory where no files can be is refused and told',
+  async () => {
+    const options = { commitMs: 0, journalBytes: 65_536, reserveBytes: 0, tailCacheBytes: 0 }
+    for (const path of ['/proc/tributary', '/proc/tributary/below', '/proc']) {
+      await expect(openDataDir(path, options, nodeEnv())).rejects.toMatchObject({
+        code: 'invalid_argument',
+        message: expect.stringMatching(
+          /^the data directory \/proc.* \(ENOENT.*choose a place for it with --data$/,
+        ),
+      })
+    }
+  },
+)
 
 test('a file opened to be updated must be there, one opened to be written is made', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tributary-disk-'))
