@@ -2,7 +2,7 @@ import type { Logger } from 'pino'
 import { utf8Text } from '../../../common/bytes.ts'
 import type { HubConfig } from '../../../common/config-hub.ts'
 import type { Disk, Env, Link } from '../../../common/env.ts'
-import { messageOf, TributaryError } from '../../../common/errors.ts'
+import { isTributaryError, messageOf, TributaryError } from '../../../common/errors.ts'
 import { KIB, MIB } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { Damage, DataDir, DataDirStats } from '../../../common/log/types.ts'
@@ -213,8 +213,10 @@ async function openOver(
   node.begin()
   if (metadata.isAlone()) await whenTrue(metadata, failure, () => isSettled(node))
   const gapsTopic = metadata.image().topicByName(GAPS_TOPIC)
-  // So that a gap and its notice share a commit from the first one on.
-  if (gapsTopic !== undefined && metadata.isAlone()) await partitions.use(gapsTopic, 0, async () => undefined)
+  // So that a gap and its notice share a commit from the first one on, where no other node leads `_gaps`.
+  if (gapsTopic !== undefined && metadata.isAlone()) {
+    await partitions.use(gapsTopic, 0, async () => undefined).catch(unlessRetriable)
+  }
   gaps.begin({ nodeId, metadata, routes, peers, partitions })
   const maintenance = startMaintenance(env, hubTime, partitions, log)
   let closing: Promise<void> | null = null
@@ -348,6 +350,10 @@ async function readPeerAccess({ cluster }: HubConfig, disk: Disk): Promise<PeerA
   const { certFile, keyFile, caFile } = peerTls
   const [certPem, keyPem, caPem] = await Promise.all([pem(certFile), pem(keyFile), pem(caFile)])
   return { secret, tls: { certPem: certificatesFrom(certFile, certPem), keyPem, caPem } }
+}
+
+function unlessRetriable(error: unknown): void {
+  if (!isTributaryError(error) || !error.retriable) throw error
 }
 
 function tellRecovery({ recovery }: DataDir, log: Logger): void {
