@@ -107,8 +107,9 @@ export class Model {
     const dir = await openDataDir(DIRECTORY, DIR_OPTIONS, env)
     this.dir = dir
     this.failed = false
+    // Timers of a process that is gone find its disk gone, and that is not this one's.
     dir.onFailed(() => {
-      this.failed = true
+      if (this.dir === dir) this.failed = true
     })
     for (const model of this.logs) model.log = await dir.openLog(model.name, LOG_OPTIONS)
     this.state = await dir.openState(STATE_NAME, 1 << 20)
