@@ -156,6 +156,8 @@ export class Partition implements Leading {
       if (this.#store !== null) this.#lead(this.#store, this.#inSync)
       else if (this.#waiting.length > 0) this.open().catch(() => {})
       this.#waiters.moved()
+      // Alone in sync it knows at once that all is committed.
+      this.#keeper?.advanced()
     } else this.#store?.epochs.cutAfter(endOffset)
     this.#context.events.acting()
   }

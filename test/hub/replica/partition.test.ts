@@ -235,6 +235,21 @@ describe('gaps and runs', () => {
   })
 })
 
+describe('a snapshot that waits to be committed', () => {
+  it('is written when its replica leads anew, alone in sync', async () => {
+    const { partition, snapshots } = await openOn()
+    const seats = { replicas: [1, 2], isr: [1, 2], leaderEpoch: 1, partitionEpoch: 1 }
+    const leader = { kind: 'leader', self: 1, required: 1 } as const
+    partition.assign({ ...leader, seats })
+    await partition.append(plainOf(['a']), 1)
+    await partition.snapshot(0)
+    expect(snapshots.newestOffset()).toBeLessThan(1)
+    partition.assign({ ...leader, seats: { ...seats, isr: [1], leaderEpoch: 2, partitionEpoch: 2 } })
+    await partition.snapshot(0)
+    expect(snapshots.newestOffset()).toBe(1)
+  })
+})
+
 describe('start', () => {
   it('does not believe a snapshot from beyond the end of the log, then or later', async () => {
     const { partition, log, snapshots } = await openOn()
