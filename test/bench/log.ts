@@ -4,7 +4,7 @@ import { buildBatch } from '../../common/batch-builder.ts'
 import { utf8 } from '../../common/bytes.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import { openDataDir } from '../../common/log/data-dir.ts'
-import type { DataDir, DataDirOptions, Log, LogOptions } from '../../common/log/types.ts'
+import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions } from '../../common/log/types.ts'
 import type { BenchContext } from './measure.ts'
 import { markdownTable, median, round, thousands } from './measure.ts'
 
@@ -32,6 +32,13 @@ interface CommitFigures {
   megabytesPerSecond: number
   commits: number
   fdatasyncP50Ms: number
+}
+
+interface LoneFigures {
+  commitsPerSecond: number
+  p50Ms: number
+  p99Ms: number
+  cpuMicros: number
 }
 
 interface StartFigures {
@@ -95,6 +102,32 @@ async function commitsOver(
     megabytesPerSecond: (appends * template.length) / took / 1e6,
     commits: stats.commits - before,
     fdatasyncP50Ms: stats.fdatasyncP50Ms,
+  }
+}
+
+/** One writer that waits for each append before the next, as a device with a window of 1 makes an edge do. */
+async function loneCommits(path: string, flush: FlushMode, seconds: number): Promise<LoneFigures> {
+  const dir = await openDataDir(path, { ...DIR_OPTIONS, flush }, nodeEnv())
+  const log = await dir.openLog('bench/0', LOG_OPTIONS)
+  const template = batchOf(200, 2)
+  const times: number[] = []
+  const startMs = performance.now()
+  const startCpu = process.cpuUsage()
+  for (let nowMs = startMs; nowMs < startMs + seconds * 1000; ) {
+    await log.append(Uint8Array.from(template))
+    const endMs = performance.now()
+    times.push(endMs - nowMs)
+    nowMs = endMs
+  }
+  const took = (performance.now() - startMs) / 1000
+  const { user, system } = process.cpuUsage(startCpu)
+  await dir.close()
+  times.sort((left, right) => left - right)
+  return {
+    commitsPerSecond: times.length / took,
+    p50Ms: times[Math.floor(times.length / 2)] ?? 0,
+    p99Ms: times[Math.floor(times.length * 0.99)] ?? 0,
+    cpuMicros: (user + system) / times.length,
   }
 }
 
@@ -175,6 +208,29 @@ export async function benchLog({ directory, runs, write }: BenchContext): Promis
   }
   const head = [`active partitions, median of ${runs}`, 'appends', 'data', 'commits', 'fdatasync p50']
   write(`${markdownTable(head, rows)}\n`)
+  const lone: string[][] = []
+  for (const flush of ['commit', 'async'] as const) {
+    const figures: LoneFigures[] = []
+    for (let run = 0; run < runs; run++)
+      figures.push(await inTemporary(directory, path => loneCommits(path, flush, COMMIT_SECONDS)))
+    const of = (pick: (one: LoneFigures) => number): number => median(figures.map(pick))
+    lone.push([
+      `flush: ${flush}`,
+      `${thousands(of(one => one.commitsPerSecond))}/s`,
+      `${round(
+        of(one => one.p50Ms),
+        3,
+      )} ms`,
+      `${round(
+        of(one => one.p99Ms),
+        2,
+      )} ms`,
+      `${round(of(one => one.cpuMicros))} µs`,
+    ])
+  }
+  write(
+    `${markdownTable([`one append of 255 bytes at a time, median of ${runs}`, 'commits', 'p50', 'p99', 'CPU each'], lone)}\n`,
+  )
   const start = await inTemporary(directory, path => startWith(path, START_RECORDS))
   const startRows = [
     ['start after a clean stop', `${round(start.cleanMs, 1)} ms`],
