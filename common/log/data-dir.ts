@@ -5,6 +5,7 @@ import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import { Committer } from './committer.ts'
 import { FilePool } from './files.ts'
+import { FolderSyncs } from './folder-syncs.ts'
 import { IndexCache } from './index-cache.ts'
 import { Journal } from './journal.ts'
 import type { EntryKind } from './journal-format.ts'
@@ -271,6 +272,7 @@ class OpenDataDir implements DataDir {
   readonly #committer: Committer
   readonly #reserve: Reserve
   readonly #context: LogContext
+  readonly #folderSyncs: FolderSyncs
   readonly #logs = new Map<string, SegmentedLog>()
   readonly #removing = new Set<string>()
   #nextLogId: number
@@ -304,6 +306,7 @@ class OpenDataDir implements DataDir {
       indexes,
       snapshot: (firstCommit, cleanShutdown) => this.#snapshot(firstCommit, cleanShutdown),
     })
+    this.#folderSyncs = new FolderSyncs(env.disk, path)
     this.#context = {
       directory: path,
       clock: env.clock,
@@ -362,11 +365,10 @@ class OpenDataDir implements DataDir {
 
   async #create(log: SegmentedLog): Promise<void> {
     const { disk } = this.#input.env
-    await disk.mkdir(log.folder)
     // Left by a creation or deletion that a crash cut short, or put there by hand: never part of the new log.
-    await removeLogFiles(disk, log.folder)
+    if ((await disk.list(log.folder)).length > 0) await removeLogFiles(disk, log.folder)
     await disk.mkdir(log.folder)
-    await syncParents(disk, this.path, log.name)
+    await this.#folderSyncs.parentsOf(log.name)
     await this.#fact('create', log, () => {
       log.created = true
     })
@@ -413,7 +415,7 @@ class OpenDataDir implements DataDir {
     // Index files on their way to the folder would come too late to be removed with it.
     await this.#committer.backgroundDone()
     await removeLogFiles(disk, log.folder)
-    await syncParents(disk, this.path, name)
+    await this.#folderSyncs.parentsOf(name)
     this.#removing.delete(name)
   }
 
@@ -482,13 +484,5 @@ class OpenDataDir implements DataDir {
         // Rebuilt at the next start.
       }
     })
-  }
-}
-
-/** Makes a log's folder durable: every folder above it, up to the directory. */
-async function syncParents(disk: Disk, directory: string, name: string): Promise<void> {
-  const parts = name.split('/')
-  for (let depth = parts.length - 1; depth >= 0; depth--) {
-    await disk.syncDir([`${directory}/logs`, ...parts.slice(0, depth)].join('/'))
   }
 }
