@@ -14,7 +14,7 @@ import { tidy } from '../../../../hub/controller/tidy.ts'
 import type { PartitionState } from '../../../../hub/controller/types.ts'
 import type { PartitionTable } from '../../../../hub/engines/cluster/partitions.ts'
 import { createPartitionTable } from '../../../../hub/engines/cluster/partitions.ts'
-import type { NodeReplication } from '../../../../hub/engines/cluster/replication.ts'
+import type { NodeReplication, ReplicationStats } from '../../../../hub/engines/cluster/replication.ts'
 import { startReplication } from '../../../../hub/engines/cluster/replication.ts'
 import type { Topic } from '../../../../hub/ports.ts'
 import { createHubTime } from '../../../../hub/replica/hub-time.ts'
@@ -30,7 +30,7 @@ import { Network } from './network.ts'
  */
 
 const STORAGE = { commitMs: 0, journalBytes: 256 * 1024, reserveBytes: 16 * 1024, tailCacheBytes: 8 * 1024 }
-export const LAG_MS = 10_000
+export const LAG_MS = 1_000
 const logger = pino({ level: process.env.REPLICA_LOG ?? 'silent' })
 
 export interface ClusterOptions {
@@ -58,6 +58,8 @@ export class Cluster {
   readonly image = emptyImage()
   readonly network: Network
   readonly nodes = new Map<number, TestNode>()
+  /** What became of processes that are no more. */
+  readonly ended: ReplicationStats[] = []
   readonly #log: (readonly ImageRecord[])[] = []
   readonly #disks = new Map<number, FakeDisk>()
   readonly #listeners = new Map<number, ((records: readonly ImageRecord[]) => void)[]>()
@@ -184,6 +186,7 @@ export class Cluster {
     this.nodes.delete(nodeId)
     this.network.leave(nodeId)
     node.replication.close()
+    this.ended.push(node.replication.stats())
     this.#listeners.delete(nodeId)
     // Whoever waits for it hears that the connection broke.
     for (const { topicId, partition } of node.table.places()) {

@@ -3,6 +3,7 @@ import { eachBatch } from '../../../../common/batch.ts'
 import { isDiskFull, isTributaryError, systemErrorCode } from '../../../../common/errors.ts'
 import type { Topic } from '../../../../hub/ports.ts'
 import type { History } from '../../../../hub/replica/replay.ts'
+import type { FakeDisk } from '../../../fake-disk.ts'
 import { plainOf, runOf } from '../../replica/batches.ts'
 import { batchesOf, Committed, historyOf, plainHistory, Reader, replayed, valuesOf } from './checks.ts'
 import { Cluster, LAG_MS } from './cluster.ts'
@@ -35,6 +36,7 @@ class Model {
   readonly committed = new Committed()
   topics: Topic[] = []
   readonly #starting = new Set<number>()
+  readonly #stalled = new Set<FakeDisk>()
   readonly #wrongs: string[] = []
   #clientNext = 0
 
@@ -47,14 +49,15 @@ class Model {
     for (const nodeId of [1, 2, 3]) await cluster.start(nodeId)
     const kept = cluster.topic('kept', 2)
     const short = cluster.topic('short', 1, { segmentBytes: 1024, retentionBytes: 1 })
-    this.topics = [kept, short]
-    for (const [index, [topic, partition]] of (
-      [
-        [kept, 0],
-        [kept, 1],
-        [short, 0],
-      ] as const
-    ).entries()) {
+    const thin = cluster.topic('thin', 1, { minInsyncReplicas: 1 })
+    this.topics = [kept, short, thin]
+    const written = [
+      [kept, 0],
+      [kept, 1],
+      [short, 0],
+      [thin, 0],
+    ] as const
+    for (const [index, [topic, partition]] of written.entries()) {
       this.edges.push(
         new Edge(cluster, topic, partition, 2 * index),
         new Edge(cluster, topic, partition, 2 * index + 1),
@@ -76,7 +79,8 @@ class Model {
     else if (dice < 75) this.#stop(any, rng.below(2) === 0 ? 'crash' : 'kill')
     else if (dice < 79) this.#restart()
     else if (dice < 82) this.#maintain()
-    else if (dice < 84) cluster.network.cut(any, 1 + (any % 3))
+    else if (dice < 83) this.#stall(any)
+    else if (dice < 85) cluster.network.cut(any, 1 + (any % 3))
     else if (dice < 87) cluster.network.heal()
     else if (dice < 89) this.#fence(any)
     else if (dice < 92) this.#unfenceAll()
@@ -109,11 +113,26 @@ class Model {
     for (const reader of this.readers) await reader.lookAround()
   }
 
-  /** One at a time may be down, or nobody has what was committed. */
+  /** One node, or all of them: what was committed is synced. */
   #stop(nodeId: number, how: 'crash' | 'kill'): void {
     const { cluster } = this
-    if (cluster.nodes.size < 3 || this.#starting.size > 0) return
-    cluster.stop(nodeId, how)
+    const all = cluster.rng.below(4) === 0
+    for (const id of all ? [1, 2, 3] : [nodeId]) if (!this.#starting.has(id)) cluster.stop(id, how)
+  }
+
+  /** Its disk syncs nothing for a while, which often ends in a crash. */
+  #stall(nodeId: number): void {
+    const disk = this.cluster.nodes.get(nodeId)?.disk
+    if (disk === undefined || this.#stalled.has(disk)) return
+    this.#stalled.add(disk)
+    const release = disk.holdSyncs()
+    this.cluster.clock.setTimer(
+      () => {
+        this.#stalled.delete(disk)
+        release()
+      },
+      this.cluster.rng.below(3 * LAG_MS),
+    )
   }
 
   #restart(): void {
@@ -172,7 +191,7 @@ class Model {
   /** All is well again: everything is in sync, and committed. */
   async heal(): Promise<void> {
     const { cluster } = this
-    cluster.clock.advance(500)
+    cluster.clock.advance(3 * LAG_MS)
     cluster.network.heal()
     cluster.deaf.clear()
     await cluster.until('starts', () => this.#starting.size === 0)
@@ -219,9 +238,6 @@ class Model {
     for (const topic of this.topics) {
       for (let number = 0; number < topic.partitions; number++) await this.#judgePartition(topic, number)
     }
-    for (const { replication } of cluster.nodes.values()) {
-      expect(replication.stats().cutsBelowWatermark).toBe(0)
-    }
   }
 
   async #judgePartition(topic: Topic, number: number): Promise<void> {
@@ -257,8 +273,8 @@ class Model {
   }
 
   count(): void {
-    for (const { replication } of this.cluster.nodes.values()) {
-      const { cuts, restarts, shrinks, expansions } = replication.stats()
+    for (const { cuts, restarts, shrinks, expansions, cutsBelowWatermark } of this.cluster.ended) {
+      expect(cutsBelowWatermark).toBe(0)
       totals.cuts += cuts
       totals.restarts += restarts
       totals.shrinks += shrinks
@@ -286,8 +302,8 @@ describe('replicas', () => {
       for (let step = 0; step < STEPS; step++) await model.step()
       await model.heal()
       await model.judge()
-      model.count()
       await model.cluster.end()
+      model.count()
     }, 60_000)
   }
 
