@@ -56,7 +56,10 @@ export interface ConsumedRecord extends DecodedRecord {
   partition: number
 }
 
-/** A declared loss: records [from, to) of a producer's run. */
+/**
+ * A declared loss: records [from, to) of a producer's run. With the reason `truncated` nobody declared it: records that were read from
+ * offsets [from, to) were lost since, and what stands there now is read.
+ */
 export interface ConsumedGap {
   topic: string
   partition: number
@@ -229,12 +232,12 @@ function createReadSession(
 
   function subscribe(on: Live, cursor: PartitionCursor): void {
     if (cursors.isDone(cursor)) return
-    const { partition, next: offset } = cursor
+    const { partition, next: offset, epoch: leaderEpoch } = cursor
     const share = Math.floor(
       (options.maxBufferedBytes ?? MAX_BUFFERED_BYTES) / Math.max(1, cursors.all().length),
     )
     const creditBytes = Math.max(MIN_PARTITION_CREDIT_BYTES, share)
-    const place = { topicId: cursors.topicId(), partition, offset, leaderEpoch: -1, creditBytes }
+    const place = { topicId: cursors.topicId(), partition, offset, leaderEpoch, creditBytes }
     const sub = on.subscribe(place, {
       records: frame => events.push({ kind: 'records', cursor, sub, frame }),
       ended: frame => events.push({ kind: 'ended', cursor, sub, frame }),
@@ -300,7 +303,9 @@ function createReadSession(
     ended: async (cursor, sub, frame) => {
       if (cursor.sub !== sub || live === null) return
       cursor.sub = null
-      const next = cursors.reset(cursor, frame)
+      const next = cursors.reset(cursor, frame, (from, to) => {
+        options.onGap?.(truncation(topic, cursor.partition, from, to))
+      })
       if (next === 'locate') {
         detach()
         return
@@ -313,9 +318,11 @@ function createReadSession(
       for (const { at, header } of eachBatch(frame.batches)) {
         const records = await decodeBatch(cursor, frame.batches, at, header)
         cursor.next = Math.max(cursor.next, header.lastOffset + 1)
+        cursor.epoch = header.leaderEpoch
         if (records.length > 0) yield records
       }
       cursor.next = Math.max(cursor.next, frame.nextOffset)
+      cursor.epoch = frame.leaderEpoch
       if (cursor.sub !== sub || live === null) return
       if (cursors.isDone(cursor)) live.unsubscribe(sub)
       else live.credit(sub, frame.batches.length)
@@ -346,6 +353,13 @@ function whenAborted(signal: AbortSignal): { promise: Promise<false>; cancel(): 
     signal.addEventListener('abort', onAbort)
   })
   return { promise, cancel: () => signal.removeEventListener('abort', onAbort) }
+}
+
+/** Records of offsets [from, to) that were read and are in the log no more: the node that had them alone was lost with them. */
+function truncation(topic: string, partition: number, from: number, to: number): ConsumedGap {
+  const unknown = { edge: null, lane: null, run: null, firstMs: null, lastMs: null }
+  const count = Math.max(0, to - from)
+  return { topic, partition, offset: from, ...unknown, from, to, count, reason: 'truncated' }
 }
 
 function tellGap(

@@ -11,6 +11,8 @@ export interface PartitionCursor {
   readonly partition: number
   /** The next offset to be read. */
   next: number
+  /** Leader epoch of the record before it, -1 where that is not known. */
+  epoch: number
   /** Where reading ends, Infinity for never. */
   end: number
   /** The subscription in force. */
@@ -35,8 +37,15 @@ export interface Cursors {
    * of a topic that is followed whole are read from their start.
    */
   locate(live: Live): Promise<void>
-  /** After `ended`, by the reset policy: the cursor was `moved`, try `again` where it stands, `locate` the topic anew; throws otherwise. */
-  reset(cursor: PartitionCursor, frame: EndedFrame): 'moved' | 'again' | 'locate'
+  /**
+   * After `ended`, by the reset policy: the cursor was `moved`, try `again` where it stands, `locate` the topic anew; throws otherwise.
+   * Records that were read and are lost since are told of by `onLost`.
+   */
+  reset(
+    cursor: PartitionCursor,
+    frame: EndedFrame,
+    onLost: (from: number, to: number) => void,
+  ): 'moved' | 'again' | 'locate'
 }
 
 export function createCursors(topic: string, options: CursorOptions): Cursors {
@@ -59,7 +68,13 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
     for (const bounds of wanted) {
       const { partition, highWatermark } = bounds
       const next = await startOffset(live, info.topicId, bounds, startOf(options.from, partition))
-      const cursor = { partition, next, end: follow ? Number.POSITIVE_INFINITY : highWatermark, sub: null }
+      const cursor = {
+        partition,
+        next,
+        epoch: -1,
+        end: follow ? Number.POSITIVE_INFINITY : highWatermark,
+        sub: null,
+      }
       // The hub would say so too, but is not asked where there is nothing to read.
       if (next > highWatermark) moveInRange(cursor, bounds.startOffset, highWatermark)
       located.push(cursor)
@@ -78,7 +93,7 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
   function addPartitions(info: TopicInfo): void {
     if (areFixed()) return
     for (const { partition, startOffset: next } of info.partitions.slice(cursors.length)) {
-      cursors.push({ partition, next, end: Number.POSITIVE_INFINITY, sub: null })
+      cursors.push({ partition, next, epoch: -1, end: Number.POSITIVE_INFINITY, sub: null })
     }
   }
 
@@ -97,6 +112,7 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
       .map(({ partition, startOffset: start, highWatermark }) => ({
         partition,
         next: policy === 'earliest' ? start : highWatermark,
+        epoch: -1,
         end: follow ? Number.POSITIVE_INFINITY : highWatermark,
         sub: null,
       }))
@@ -108,13 +124,14 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
     isDone: cursor => cursor.next >= cursor.end,
     areFixed,
     locate: async live => {
-      const info = await live.topic(topic)
+      const told = await live.topic(topic)
+      const info = topicId === told.topicId ? told : await located(live, told)
       if (topicId === null) await begin(live, info)
       else if (topicId !== info.topicId) beginAnew(info)
       else addPartitions(info)
     },
-    reset: (cursor, frame) => {
-      const { code, message, startOffset: start, highWatermark } = frame
+    reset: (cursor, frame, onLost) => {
+      const { code, message, startOffset: start, highWatermark, truncatedTo } = frame
       const error = new TributaryError(code, message, {
         details: {
           topic,
@@ -122,15 +139,37 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
           offset: cursor.next,
           startOffset: start,
           highWatermark,
+          ...(truncatedTo === undefined ? {} : { truncatedTo }),
         },
       })
       if (error.retriable) return 'again'
       if (code === 'topic_deleted' && policy !== 'error') return 'locate'
       if (code !== 'offset_out_of_range' || start === undefined || highWatermark === undefined) throw error
-      moveInRange(cursor, start, highWatermark)
+      cursor.epoch = -1
+      if (truncatedTo !== undefined && truncatedTo >= start) {
+        if (policy === 'error') throw error
+        onLost(truncatedTo, cursor.next)
+        cursor.next = truncatedTo
+      } else moveInRange(cursor, start, highWatermark)
       return 'moved'
     },
   }
+}
+
+/** With the bounds of partitions whose leaders were not reached for it: asked for one by one they are waited for. */
+async function located(live: Live, info: TopicInfo): Promise<TopicInfo> {
+  const partitions: TopicInfo['partitions'] = []
+  for (const bounds of info.partitions) {
+    if (bounds.leaderEpoch >= 0) {
+      partitions.push(bounds)
+      continue
+    }
+    const { partition } = bounds
+    const { offset: startOffset } = await live.offset(info.topicId, partition, 'earliest')
+    const { offset, leaderEpoch } = await live.offset(info.topicId, partition, 'latest')
+    partitions.push({ partition, startOffset, endOffset: offset, highWatermark: offset, leaderEpoch })
+  }
+  return { ...info, partitions }
 }
 
 function startOf(from: CursorOptions['from'], partition: number): StartFrom {

@@ -393,7 +393,7 @@ function decodeRecords(f: Fields): RecordsFrame {
 
 function decodeEnded(f: Fields): EndedFrame {
   const ended: EndedFrame = { t: 'ended', sub: f.uint('sub'), code: f.code('code'), message: f.message() }
-  for (const key of ['startOffset', 'highWatermark'] as const) {
+  for (const key of ['startOffset', 'highWatermark', 'truncatedTo'] as const) {
     const value = f.optionalUint(key)
     if (value !== undefined) ended[key] = value
   }

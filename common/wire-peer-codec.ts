@@ -429,6 +429,7 @@ function decodeAnswer(f: Fields, c: PeerCallName): PeerAnswer {
         c,
         batches: f.bytes('batches'),
         nextOffset: f.uint('nextOffset'),
+        lastEpoch: f.int('lastEpoch'),
         bounds: decodeBounds(inner(f, 'bounds')),
       }
     case 'offset-for-time':

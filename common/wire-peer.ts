@@ -225,7 +225,8 @@ export type PeerAnswer =
   | { c: 'told-gaps'; offsets: number[] }
   | { c: 'lane-tip'; tip: LaneTip | null }
   | { c: 'bounds'; bounds: PeerBounds }
-  | { c: 'read'; batches: Uint8Array; nextOffset: number; bounds: PeerBounds }
+  /** `lastEpoch`: of the record before `nextOffset`, -1 where there is none. */
+  | { c: 'read'; batches: Uint8Array; nextOffset: number; lastEpoch: number; bounds: PeerBounds }
   | { c: 'offset-for-time'; offset: number }
   | { c: 'producer-snapshot'; offset: number; bytes: Uint8Array }
   /** `nextOffset`: where to ask on. */

@@ -349,6 +349,7 @@ export interface TopicInfo {
     startOffset: number
     endOffset: number
     highWatermark: number
+    /** -1: its leader is not reached now, and the offsets say nothing. */
     leaderEpoch: number
   }[]
   maxRecordBytes: number
@@ -397,7 +398,10 @@ export interface UnsubscribeFrame {
   sub: number
 }
 
-/** Hub: whole batches; the first may begin below the offset asked for (skip those records); go on at `nextOffset`. */
+/**
+ * Hub: whole batches; the first may begin below the offset asked for (skip those records); go on at `nextOffset`. `leaderEpoch` is that of the
+ * record before it: who subscribes again there hands it back, and is told if that record was lost since.
+ */
 export interface RecordsFrame {
   t: 'records'
   sub: number
@@ -408,7 +412,8 @@ export interface RecordsFrame {
 }
 
 /**
- * Hub: `sub` ended. `offset_out_of_range` with `startOffset` and `highWatermark`; `topic_deleted`; `not_available` to come again.
+ * Hub: `sub` ended. `offset_out_of_range` with `startOffset` and `highWatermark`, and with `truncatedTo` where what the client has from
+ * there on is in the log no more; `topic_deleted`; `not_available` to come again.
  */
 export interface EndedFrame {
   t: 'ended'
@@ -417,6 +422,7 @@ export interface EndedFrame {
   message: string
   startOffset?: number
   highWatermark?: number
+  truncatedTo?: number
 }
 
 /** What an edge may send on the uplink after `hello`. */

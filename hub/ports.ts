@@ -99,12 +99,11 @@ export interface LaneKey {
   lane: number
 }
 
-/**
- * What was read, and where the partition stood then. `lastEpoch` of the next read is the leader epoch of the last batch, where
- * there is one.
- */
+/** What was read, and where the partition stood then. */
 export interface PartitionRead extends ReadResult {
   bounds: PartitionBounds
+  /** Leader epoch of the record before `nextOffset`, -1 where there is none: what the next read says that its reader has. */
+  lastEpoch: number
 }
 
 /**

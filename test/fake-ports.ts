@@ -29,6 +29,8 @@ export interface FakePorts extends Ports {
   failNext(operation: keyof Logs | 'create' | 'connect' | 'start' | 'bindLane', error: TributaryError): void
   setNotReady(reason: string | null): void
   setAddresses(addresses: string[]): void
+  /** Cuts off what lies from `offset` on, as a leader that never had it does: what comes then is of the next epoch. */
+  cut(topicId: string, partition: number, offset: number): void
   /** Deletes what lies below `offset`, as retention does. */
   trim(topicId: string, partition: number, offset: number): void
   /** One past the last offset assigned, committed or not. */
@@ -55,6 +57,8 @@ interface Partition {
   startOffset: number
   endOffset: number
   highWatermark: number
+  /** Where each leader epoch starts. */
+  epochs: number[]
   waiters: Set<{ offset: number; listener: () => void }>
 }
 
@@ -123,6 +127,14 @@ export function createFakePorts(options: FakePortsOptions = {}): FakePorts {
     setNotReady: reason => {
       notReady = reason
     },
+    cut: (topicId, partition, offset) => {
+      const log = topics.partition(topicId, partition)
+      log.batches = log.batches.filter(batch => batch.lastOffset < offset)
+      log.endOffset = offset
+      log.highWatermark = offset
+      log.epochs.push(offset)
+      for (const waiter of [...log.waiters]) wake(log, waiter)
+    },
     trim: (topicId, partition, offset) => {
       const log = topics.partition(topicId, partition)
       log.batches = log.batches.filter(batch => batch.lastOffset >= offset)
@@ -141,7 +153,7 @@ interface TopicStore {
 }
 
 function newPartition(): Partition {
-  return { batches: [], startOffset: 0, endOffset: 0, highWatermark: 0, waiters: new Set() }
+  return { batches: [], startOffset: 0, endOffset: 0, highWatermark: 0, epochs: [0], waiters: new Set() }
 }
 
 function createTopics(options: FakePortsOptions, throwPlanned: (operation: string) => void): TopicStore {
@@ -231,7 +243,7 @@ function advance(log: Partition, highWatermark: number): void {
 function store(log: Partition, bytes: Uint8Array): number {
   const baseOffset = log.endOffset
   for (const { at, header } of eachBatch(bytes)) {
-    stampBatch(bytes, at, log.endOffset, 0)
+    stampBatch(bytes, at, log.endOffset, log.epochs.length - 1)
     log.batches.push({
       baseOffset: log.endOffset,
       lastOffset: log.endOffset + header.lastOffsetDelta,
@@ -283,9 +295,9 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
 
   const port: Logs = {
     bounds: async (topicId, partition) => {
-      const { startOffset, endOffset, highWatermark, batches } = topics.partition(topicId, partition)
+      const { startOffset, endOffset, highWatermark, batches, epochs } = topics.partition(topicId, partition)
       const sizeBytes = batches.reduce((total, batch) => total + batch.bytes.length, 0)
-      return { startOffset, endOffset, highWatermark, leaderEpoch: 0, sizeBytes }
+      return { startOffset, endOffset, highWatermark, leaderEpoch: epochs.length - 1, sizeBytes }
     },
     append: async (topicId, partition, batches) => {
       throwPlanned('append')
@@ -349,9 +361,14 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
       const tip = tips.get(tipKey(lane))
       return tip === undefined ? null : { ...tip }
     },
-    read: async (topicId, partition, offset, maxBytes) => {
+    read: async (topicId, partition, offset, maxBytes, lastEpoch = -1) => {
       throwPlanned('read')
-      const { batches, startOffset, highWatermark } = topics.partition(topicId, partition)
+      const { batches, startOffset, highWatermark, epochs } = topics.partition(topicId, partition)
+      const truncatedTo = lastEpoch < 0 ? offset : (epochs[lastEpoch + 1] ?? offset)
+      if (truncatedTo < offset) {
+        const details = { startOffset, highWatermark, truncatedTo }
+        fail('offset_out_of_range', `the log parts at ${truncatedTo}`, details)
+      }
       if (offset < startOffset || offset > highWatermark) {
         const details = { startOffset, highWatermark }
         fail('offset_out_of_range', `offset ${offset} is not in [${startOffset}, ${highWatermark}]`, details)
@@ -365,7 +382,13 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
         sizeBytes += batch.bytes.length
         nextOffset = batch.lastOffset + 1
       }
-      return { batches: concat(parts), nextOffset, bounds: await port.bounds(topicId, partition) }
+      const bounds = await port.bounds(topicId, partition)
+      return {
+        batches: concat(parts),
+        nextOffset,
+        lastEpoch: epochs.findLastIndex(at => at < nextOffset),
+        bounds,
+      }
     },
     offsetForTime: async (topicId, partition, timeMs) => {
       throwPlanned('offsetForTime')

@@ -386,6 +386,11 @@ export class Partition implements Leading {
     }
   }
 
+  /** Leader epoch of the record before `offset`, -1 where there is none. */
+  epochBefore(offset: number): number {
+    return this.#store?.epochs.entries().findLast(({ startOffset }) => startOffset < offset)?.epoch ?? -1
+  }
+
   /** Where gaps stand above `offset` in its log, committed or not; of many the newest. */
   gapsAbove(offset: number): number[] {
     return this.#store?.gaps.above(offset) ?? []

@@ -164,6 +164,58 @@ describe('consume', () => {
     expect(seen[51]).toBe(60)
   })
 
+  describe.each(['in one connection', 'over connections'])(
+    'records that were read and lost since, %s',
+    how => {
+      const follow = async (onReset: 'error' | 'earliest' | 'latest') => {
+        const stage = clientStage()
+        const id = await topic(stage, 't', 1)
+        await stage.ports.logs.append(id, 0, buildBatch(records(0, 6)), 'all')
+        await stage.ports.logs.append(id, 0, buildBatch(records(6, 4)), 'all')
+        const seen: (number | object)[] = []
+        const options: ConsumeOptions = {
+          from: 'earliest',
+          count: 15,
+          onReset,
+          onGap: told => seen.push(told),
+        }
+        const reading = (async () => {
+          for await (const record of stage.client.consume('t', options)) {
+            seen.push(record.offset)
+            if (seen.length !== 10) continue
+            stage.ports.cut(id, 0, 6)
+            if (how === 'over connections') stage.pairs.at(-1)?.cut()
+            await stage.ports.logs.append(id, 0, buildBatch(records(100, 5)), 'all')
+          }
+        })()
+        return { seen, error: await reading.then(() => null).catch((error: unknown) => error) }
+      }
+
+      test('are told of, and what stands in their place is read', async () => {
+        for (const policy of ['earliest', 'latest'] as const) {
+          const { seen, error } = await follow(policy)
+          expect(error).toBeNull()
+          expect(seen.slice(0, 10)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+          expect(seen[10]).toMatchObject({
+            partition: 0,
+            offset: 6,
+            from: 6,
+            to: 10,
+            count: 4,
+            reason: 'truncated',
+          })
+          expect(seen.slice(11)).toEqual([6, 7, 8, 9, 10])
+        }
+      })
+
+      test('are an error unless a policy says how to go on', async () => {
+        const { seen, error } = await follow('error')
+        expect(seen.length).toBe(10)
+        expect(error).toMatchObject({ code: 'offset_out_of_range', details: { truncatedTo: 6, offset: 10 } })
+      })
+    },
+  )
+
   test('the hub sends no more ahead than the reader has room for', async () => {
     const stage = clientStage()
     const id = await topic(stage, 't', 1)

@@ -214,10 +214,11 @@ const bySender = {
     welcome,
     response,
     record('records', { sub: uint, batches: bytes, nextOffset: uint, highWatermark: uint, leaderEpoch: int }),
-    record('ended', { sub: uint, code, message: text, startOffset: uint, highWatermark: uint }, [
-      'startOffset',
-      'highWatermark',
-    ]),
+    record(
+      'ended',
+      { sub: uint, code, message: text, startOffset: uint, highWatermark: uint, truncatedTo: uint },
+      ['startOffset', 'highWatermark', 'truncatedTo'],
+    ),
     ...both,
   ),
 } satisfies Record<keyof ExpectedFrames, fc.Arbitrary<unknown>>

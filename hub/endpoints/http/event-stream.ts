@@ -40,6 +40,8 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   const { context, topic, offsets, response, log } = options
   const { logs, topics } = context.ports
   const { clock, limits } = context
+  /** Leader epochs of what was read last. */
+  const epochs = new Map<number, number>()
   /** Partitions that may have something to send. */
   const ready: number[] = []
   const cancelWaits = new Map<number, () => void>()
@@ -89,7 +91,7 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   async function sendPortion(partition: number): Promise<boolean> {
     const offset = offsets.get(partition) ?? 0
     const result = await logs
-      .read(topic.topicId, partition, offset, PORTION_BYTES)
+      .read(topic.topicId, partition, offset, PORTION_BYTES, epochs.get(partition) ?? -1)
       .catch((error: unknown) => {
         return resetTo(partition, offset, error)
       })
@@ -99,6 +101,7 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
     }
     await eachRecords(context, result.batches, offset, records => writeRecords(partition, records))
     if (!closed) offsets.set(partition, result.nextOffset)
+    epochs.set(partition, result.lastEpoch)
     return result.nextOffset < result.bounds.highWatermark
   }
 
@@ -119,10 +122,12 @@ export function openRecordStream(options: RecordStreamOptions): RecordStream {
   /** Moves a partition to where its log is now and returns the event that tells so; other errors are thrown again. */
   function resetTo(partition: number, from: number, error: unknown): string {
     if (!isTributaryError(error, 'offset_out_of_range')) throw error
-    const { startOffset, highWatermark } = error.details
+    const { startOffset, highWatermark, truncatedTo = from } = error.details
     if (typeof startOffset !== 'number' || typeof highWatermark !== 'number') throw error
-    const to = from < startOffset ? startOffset : Math.min(from, highWatermark)
-    if (to === from) throw error
+    const least = typeof truncatedTo === 'number' ? Math.min(from, truncatedTo) : from
+    const to = from < startOffset ? startOffset : Math.min(least, highWatermark)
+    if (to === from && !epochs.delete(partition)) throw error
+    epochs.delete(partition)
     offsets.set(partition, to)
     const reason = to > from ? 'retention' : 'truncated'
     return `${idLine()}event: reset\ndata: ${JSON.stringify({ partition, from, to, reason })}\n\n`

@@ -1,7 +1,12 @@
 import type { TributaryError } from '../../../common/errors.ts'
+import { isTributaryError } from '../../../common/errors.ts'
+import { SECOND_MS } from '../../../common/limits.ts'
 import { toTributaryError } from '../../../common/session.ts'
 import type { OffsetInfo, RequestFrame, ResponseFrame, TopicInfo } from '../../../common/wire.ts'
-import type { Ports, Topic } from '../../ports.ts'
+import type { Logs, Ports, Topic } from '../../ports.ts'
+
+/** How long the answer about a topic waits for the leaders of its partitions. */
+const TOPIC_WAIT_MS = SECOND_MS
 
 /** Answers one request of a client; failures become the response's error. */
 export async function answer(ports: Ports, request: RequestFrame): Promise<ResponseFrame> {
@@ -37,10 +42,25 @@ async function topicInfo(
   { name: topic, topicId, partitions, config }: Topic,
 ): Promise<TopicInfo> {
   const asked = Array.from({ length: partitions }, async (_, partition) => {
-    const { startOffset, endOffset, highWatermark, leaderEpoch } = await logs.bounds(topicId, partition)
-    return { partition, startOffset, endOffset, highWatermark, leaderEpoch }
+    return { partition, ...(await boundsNow(logs, topicId, partition)) }
   })
   return { topic, topicId, partitions: await Promise.all(asked), maxRecordBytes: config.maxRecordBytes }
+}
+
+/** A partition without a leader must not keep clients from all others. */
+async function boundsNow(
+  logs: Logs,
+  topicId: string,
+  partition: number,
+): Promise<Omit<TopicInfo['partitions'][number], 'partition'>> {
+  try {
+    const bounds = await logs.bounds(topicId, partition, TOPIC_WAIT_MS)
+    const { startOffset, endOffset, highWatermark, leaderEpoch } = bounds
+    return { startOffset, endOffset, highWatermark, leaderEpoch }
+  } catch (error) {
+    if (!isTributaryError(error) || !error.retriable) throw error
+    return { startOffset: 0, endOffset: 0, highWatermark: 0, leaderEpoch: -1 }
+  }
 }
 
 async function offsetInfo(

@@ -50,6 +50,8 @@ interface Stream {
   readonly topicId: string
   readonly partition: number
   offset: number
+  /** Of the record before `offset`, -1 where that is not known. */
+  lastEpoch: number
   creditBytes: number
   /** In `ready`, being read, or waiting for records: to be left alone. */
   busy: boolean
@@ -99,8 +101,8 @@ export function createStreams(host: StreamsHost): Streams {
     reads++
     readingBytes += maxBytes
     try {
-      const { topicId, partition, offset } = stream
-      const found = await logs.read(topicId, partition, offset, maxBytes)
+      const { topicId, partition, offset, lastEpoch } = stream
+      const found = await logs.read(topicId, partition, offset, maxBytes, lastEpoch)
       if (!gone(stream)) deliver(stream, found)
     } catch (error) {
       if (!gone(stream)) end(stream, toTributaryError(error))
@@ -115,18 +117,19 @@ export function createStreams(host: StreamsHost): Streams {
     return stopped || streams.get(stream.sub) !== stream
   }
 
-  function deliver(stream: Stream, { batches, nextOffset, bounds }: PartitionRead): void {
+  function deliver(stream: Stream, { batches, nextOffset, lastEpoch, bounds }: PartitionRead): void {
     const { sub } = stream
     if (batches.length === 0) {
       wait(stream)
       return
     }
-    const { highWatermark, leaderEpoch } = bounds
+    const { highWatermark } = bounds
     stream.offset = nextOffset
+    stream.lastEpoch = lastEpoch
     stream.creditBytes -= batches.length
     counters.recordsFrames++
     counters.recordsBytes += batches.length
-    if (!host.send({ t: 'records', sub, batches, nextOffset, highWatermark, leaderEpoch })) {
+    if (!host.send({ t: 'records', sub, batches, nextOffset, highWatermark, leaderEpoch: lastEpoch })) {
       full = true
       counters.socketFull++
     }
@@ -153,7 +156,7 @@ export function createStreams(host: StreamsHost): Streams {
 
   function end(stream: Stream, error: TributaryError): void {
     drop(stream)
-    const { startOffset, highWatermark } = error.details
+    const { startOffset, highWatermark, truncatedTo } = error.details
     host.send({
       t: 'ended',
       sub: stream.sub,
@@ -161,6 +164,7 @@ export function createStreams(host: StreamsHost): Streams {
       message: error.message,
       ...(typeof startOffset === 'number' ? { startOffset } : {}),
       ...(typeof highWatermark === 'number' ? { highWatermark } : {}),
+      ...(typeof truncatedTo === 'number' ? { truncatedTo } : {}),
     })
   }
 
@@ -174,13 +178,14 @@ export function createStreams(host: StreamsHost): Streams {
   return {
     has: sub => streams.has(sub),
     count: () => streams.size,
-    add: ({ sub, topicId, partition, offset, creditBytes }) => {
+    add: ({ sub, topicId, partition, offset, leaderEpoch, creditBytes }) => {
       const credit = Math.min(creditBytes, MAX_CREDIT_BYTES)
       const stream: Stream = {
         sub,
         topicId,
         partition,
         offset,
+        lastEpoch: leaderEpoch,
         creditBytes: credit,
         busy: false,
         cancelWait: null,

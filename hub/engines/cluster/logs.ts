@@ -182,7 +182,7 @@ export function createLogs(context: LogsContext): ClusterLogs {
           const place = { topicId, partition, leaderEpoch }
           return { c: 'read', ...place, offset, lastEpoch, maxBytes, maxWaitMs: 0 }
         },
-        ({ batches, nextOffset, bounds: at }) => ({ batches, nextOffset, bounds: at }),
+        ({ c: _, ...found }) => found,
       )
     },
     offsetForTime: (topicId, partition, timeMs) =>
@@ -237,7 +237,7 @@ export async function readHere(
 ): Promise<PartitionRead> {
   if (replica === null) {
     const bounds = emptyBounds(leaderEpoch)
-    if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, bounds }
+    if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, lastEpoch: -1, bounds }
     const details = { startOffset: 0, highWatermark: 0 }
     throw new TributaryError('offset_out_of_range', `the partition is empty, ${offset} is past it`, {
       details,
@@ -259,7 +259,8 @@ export async function readHere(
     read.release?.()
     throw new TributaryError('not_available', 'the partition got another leader while it was read; try again')
   }
-  return { ...read, bounds: boundsNow(replica, leaderEpoch) }
+  const bounds = boundsNow(replica, leaderEpoch)
+  return { ...read, lastEpoch: replica.epochBefore(read.nextOffset), bounds }
 }
 
 /** What a reader goes by: a new leader's watermark may still lag behind what its log holds. */

@@ -120,13 +120,9 @@ export function createTails({ clock, routes, peers }: TailsContext): Tails {
     const place = { topicId, partition, leaderEpoch }
     const wanted = { offset, lastEpoch: -1, maxBytes: TAIL_BYTES, maxWaitMs: TAIL_WAIT_MS }
     const timeoutMs = TAIL_WAIT_MS + TAIL_GRACE_MS
-    const { batches, nextOffset, bounds } = await peers.call(
-      nodeId,
-      { c: 'read', ...place, ...wanted },
-      timeoutMs,
-    )
-    if (batches.length > 0) keep(keyOf(topicId, partition), { offset, read: { batches, nextOffset, bounds } })
-    wake(tail, bounds.highWatermark)
+    const { c: _, ...read } = await peers.call(nodeId, { c: 'read', ...place, ...wanted }, timeoutMs)
+    if (read.batches.length > 0) keep(keyOf(topicId, partition), { offset, read })
+    wake(tail, read.bounds.highWatermark)
     // Those who were woken read before the next question goes out, so that it begins where they are then.
     await new Promise<void>(resolve => clock.soon(resolve))
   }
