@@ -278,7 +278,11 @@ async function dropBelow(run: Run, plan: LogPlan, segments: readonly Segment[]):
     const segment = segments[at]
     const next = segments[at + 1]
     if (segment === undefined) continue
-    const below = next !== undefined ? next.baseOffset <= plan.startOffset : plan.segmentBase < 0
+    // All was truncated away, the last segment too: one that a crash brought back is not where the log goes on.
+    const isEmpty =
+      plan.startOffset >= plan.endOffset &&
+      (segment.baseOffset !== plan.segmentBase || segment.sizeBytes < plan.position)
+    const below = next !== undefined ? next.baseOffset <= plan.startOffset : plan.segmentBase < 0 || isEmpty
     if (below) {
       await removeSegment(segment, run.disk, run.files)
       run.dirty.delete(segment.path)
