@@ -7,7 +7,7 @@ import type { Rng } from './env.ts'
  */
 
 /** Addresses that a hub told, kept. A cluster of more nodes is found by these. */
-export const MAX_LEARNED = 64
+const MAX_LEARNED = 64
 
 export interface HubList {
   /** What to dial now: `ws:` or `wss:`, without path. */

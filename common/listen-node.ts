@@ -36,7 +36,7 @@ export interface PeerListener {
 }
 
 /** Throws `config_invalid` where strangers could join the cluster. */
-export function refuseOpenPeerListener({ address, secret, tls }: Omit<PeerListenerOptions, 'accept'>): void {
+function refuseOpenPeerListener({ address, secret, tls }: Omit<PeerListenerOptions, 'accept'>): void {
   if (secret !== null || tls !== null || isLoopback(address.host)) return
   throw new TributaryError(
     'config_invalid',

@@ -112,7 +112,7 @@ async function asked(request: () => Promise<unknown>): Promise<boolean> {
 }
 
 /** All nodes run, and all replicas of all partitions are in sync, as the controller knows. */
-export function isWhole(sim: Sim): boolean {
+function isWhole(sim: Sim): boolean {
   const ports = sim.controllerPorts()
   if (ports === null) return false
   if (!sim.nodes.every(({ running, process }) => running !== null && process?.isPaused === false))

@@ -150,7 +150,7 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
   }
 }
 
-export function entriesOf<K extends string, V>(object: Readonly<Record<K, V>>): [K, V][] {
+function entriesOf<K extends string, V>(object: Readonly<Record<K, V>>): [K, V][] {
   const entries: [K, V][] = []
   for (const key in object) entries.push([key, object[key]])
   return entries

@@ -23,7 +23,7 @@ const MAX_MS = 1_200_000
 const tick: unknown = Reflect.get(process, '_tickCallback')
 
 /** Runs promise callbacks until there are none. Does nothing where it is called by one. */
-export function drainMicrotasks(): void {
+function drainMicrotasks(): void {
   if (typeof tick !== 'function') throw new Error('this Node has no process._tickCallback')
   Reflect.apply(tick, process, [])
 }

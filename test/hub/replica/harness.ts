@@ -35,7 +35,7 @@ export interface HarnessOptions {
 }
 
 /** The role of a partition's only replica. */
-export function loneLeader(leaderEpoch: number): Role {
+function loneLeader(leaderEpoch: number): Role {
   const seats = { replicas: [1], isr: [1], leaderEpoch, partitionEpoch: 0 }
   return { kind: 'leader', self: 1, seats, required: 1 }
 }
