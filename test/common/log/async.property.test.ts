@@ -216,7 +216,7 @@ describe('under flush: async', () => {
   )
 })
 
-/** In one file of those that hold data; not where the segments say leader epochs, which no sum covers. */
+/** In one file of those that hold data; not in offsets and leader epochs of segments: no sum covers them, and two flips may fit. */
 function flipBits(disk: FakeDisk, file: number, flips: readonly { position: number; bit: number }[]): void {
   const isData = (path: string): boolean => path.endsWith('.log') || path.includes('/journal-')
   const paths = disk.paths().filter(path => isData(path) && disk.contentOf(path).some(byte => byte !== 0))
@@ -224,14 +224,14 @@ function flipBits(disk: FakeDisk, file: number, flips: readonly { position: numb
   if (path === undefined) return
   const content = disk.contentOf(path)
   const used = content.findLastIndex(byte => byte !== 0) + 1
-  const epochs = new Set<number>()
+  const unsummed = new Set<number>()
   if (path.endsWith('.log')) {
     for (let at = 0; at + 61 <= content.length; at++) {
-      if (content[at + 16] === 2) for (let byte = 12; byte < 16; byte++) epochs.add(at + byte)
+      if (content[at + 16] === 2) for (let byte = 0; byte < 16; byte++) unsummed.add(at + byte)
     }
   }
   for (const { position, bit } of flips)
-    if (!epochs.has(position % used)) disk.flipBit(path, position % used, bit)
+    if (!unsummed.has(position % used)) disk.flipBit(path, position % used, bit)
 }
 
 /** Each record that a sync covered is there, or in a stretch that was told; returns how many were told. */
