@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { eachBatch, readHeader, stampBatch, validateBatch } from '../common/batch.ts'
+import { eachBatch, stampBatch, validateBatch } from '../common/batch.ts'
 import { concat } from '../common/bytes.ts'
 import type { ErrorCode } from '../common/errors.ts'
 import { TributaryError } from '../common/errors.ts'
@@ -272,13 +272,15 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
 
   /** Where an idempotent producer's batch stands already; null where it is to be stored. Remembers what is stored next. */
   function repeated(topicId: string, partition: number, bytes: Uint8Array): number | null {
-    const log = topics.partition(topicId, partition)
-    const header = readHeader(bytes, 0)
-    if (header.producerId === -1 || header.isControl) return null
-    const key = `${topicId}/${partition}/${header.producerId}`
-    const held = judgeClientBatch(producers.get(key), header)
-    if (held !== null) return held.baseOffset
-    producers.set(key, afterBatch(producers.get(key), header, log.endOffset, 0))
+    let baseOffset = topics.partition(topicId, partition).endOffset
+    for (const { header } of eachBatch(bytes)) {
+      if (header.producerId === -1 || header.isControl) return null
+      const key = `${topicId}/${partition}/${header.producerId}`
+      const held = judgeClientBatch(producers.get(key), header)
+      if (held !== null) return held.baseOffset
+      producers.set(key, afterBatch(producers.get(key), header, baseOffset, 0))
+      baseOffset += header.recordCount
+    }
     return null
   }
 

@@ -7,8 +7,10 @@ import { KIB, MIB } from '../../../common/limits.ts'
 import { partitionForKey } from '../../../common/murmur2.ts'
 import type { RecordRequest } from '../../../common/record-json.ts'
 import { recordFromJson } from '../../../common/record-json.ts'
-import type { Logs, Topic } from '../../ports.ts'
+import type { Topic } from '../../ports.ts'
 import type { HttpContext } from './context.ts'
+import type { LentProducer } from './producers.ts'
+import { appendSurely, createProducerPool } from './producers.ts'
 import { nameParam, partitionParam, readQuery, refusePartition } from './query.ts'
 
 /**
@@ -22,8 +24,8 @@ import { nameParam, partitionParam, readQuery, refusePartition } from './query.t
  *
  * A record goes to its own partition, else `partition=`, else its key's (murmur2, as Kafka clients do), else all such records
  * of the request go to one partition, another one each time. A topic that is not there is made if autoCreateTopics is on. Everything is checked before anything is appended. Where a
- * partition fails after that, the error's `details.written` has the ranges that are in the log. A request that is sent again is
- * appended again: exactly-once needs a producer id, which the SDK has.
+ * partition fails after that, the error's `details.written` has the ranges that are in the log. While a partition changes its leader the
+ * request waits, and is written once. A request that is sent again is appended again: exactly-once needs a producer id, which the SDK has.
  */
 
 /** Records of one request that stand one after another in one partition. */
@@ -38,10 +40,14 @@ export interface ProducedRange {
 export const MAX_RECORDS_PER_REQUEST = 100_000
 /** Batches are built up to this size, unless the topic's largest record is smaller still. */
 const TARGET_BATCH_BYTES = 256 * KIB
-/** Batches appended in one call. */
+/** Batches appended in one call: no more than the hub remembers of a producer, so that all of them can be told when they come again. */
+const MAX_BATCHES_A_CALL = 5
+/** The same in bytes. */
 const APPEND_BYTES = 4 * MIB
 
 export function registerProduce(app: FastifyInstance, context: HttpContext): void {
+  const { logs } = context.ports
+  const pool = createProducerPool(logs)
   let rotation = 0
 
   app.post(
@@ -61,9 +67,14 @@ export function registerProduce(app: FastifyInstance, context: HttpContext): voi
       const topic = await context.ports.topics.forProducer(nameParam(request))
       const partition = partitionParam(query, topic)
       const sticky = partition ?? rotation++ % topic.partitions
-      const lanes = buildLanes(topic, records, record => choosePartition(record, topic, partition, sticky))
-      const { written, failure } = await appendLanes(context.ports.logs, topic, lanes, records.length)
+      const producer = await pool.take()
+      const lanes = buildLanes(topic, records, producer, record =>
+        choosePartition(record, topic, partition, sticky),
+      )
+      const { written, failure } = await appendLanes(context, topic, lanes, records.length)
       if (failure !== null) throw partlyWritten(failure, written)
+      for (const lane of lanes) producer.numbered(topic.topicId, lane.partition, lane.indices.length)
+      pool.giveBack(producer)
       return { topic: topic.name, records: records.length, ranges: written }
     },
   )
@@ -133,6 +144,7 @@ interface Lane {
 function buildLanes(
   topic: Topic,
   records: readonly RecordRequest[],
+  producer: LentProducer,
   partitionOf: (record: RecordRequest) => number,
 ): Lane[] {
   const byPartition = new Map<number, Lane>()
@@ -143,25 +155,42 @@ function buildLanes(
     lane.indices.push(index)
   })
   // One after another, so that only one builder holds a buffer.
-  for (const lane of byPartition.values()) buildChunks(lane, topic, records)
+  for (const lane of byPartition.values()) buildChunks(lane, topic, records, producer)
   return [...byPartition.values()]
 }
 
-function buildChunks(lane: Lane, topic: Topic, records: readonly RecordRequest[]): void {
+function buildChunks(
+  lane: Lane,
+  topic: Topic,
+  records: readonly RecordRequest[],
+  { producerId, next }: LentProducer,
+): void {
   const maxBatchBytes = largestRecordBatch(topic)
+  let baseSequence = next(topic.topicId, lane.partition)
   const large = new BatchBuilder({ maxBytes: maxBatchBytes })
-  const small = new BatchBuilder({ maxBytes: Math.min(maxBatchBytes, TARGET_BATCH_BYTES) })
+  const small = new BatchBuilder({
+    maxBytes: Math.min(maxBatchBytes, TARGET_BATCH_BYTES),
+    producerId,
+    baseSequence,
+  })
+  const finish = (builder: BatchBuilder): void => {
+    baseSequence += builder.recordCount
+    addBatch(lane, builder)
+    small.reset({ producerId, baseSequence })
+    large.reset({ producerId, baseSequence })
+  }
+  large.reset({ producerId, baseSequence })
   for (const index of lane.indices) {
     const record = records[index]
     if (record === undefined) continue
     const { timestampMs, key, value, headers } = record
     if (small.append(timestampMs, key, value, headers)) continue
-    if (small.recordCount > 0) addBatch(lane, small)
+    if (small.recordCount > 0) finish(small)
     if (small.append(timestampMs, key, value, headers)) continue
     if (!large.append(timestampMs, key, value, headers)) refuseLarge(topic, index)
-    addBatch(lane, large)
+    finish(large)
   }
-  if (small.recordCount > 0) addBatch(lane, small)
+  if (small.recordCount > 0) finish(small)
 }
 
 /** A batch of one record of `maxRecordBytes`, which does not count the record's own length field. */
@@ -184,7 +213,8 @@ function addBatch(lane: Lane, builder: BatchBuilder): void {
   const count = builder.recordCount
   const batch = builder.finish(0)
   const last = lane.chunks.at(-1)
-  if (last !== undefined && last.sizeBytes + batch.length <= APPEND_BYTES) {
+  const isRoomy = last !== undefined && last.batches.length < MAX_BATCHES_A_CALL
+  if (isRoomy && last.sizeBytes + batch.length <= APPEND_BYTES) {
     last.batches.push(batch)
     last.sizeBytes += batch.length
     last.count += count
@@ -193,31 +223,28 @@ function addBatch(lane: Lane, builder: BatchBuilder): void {
   }
 }
 
+/** One call after another in each partition: the first of a producer unknown there sets where its numbers begin. */
 async function appendLanes(
-  logs: Logs,
+  { ports: { logs }, clock }: HttpContext,
   topic: Topic,
   lanes: readonly Lane[],
   recordCount: number,
 ): Promise<{ written: ProducedRange[]; failure: unknown }> {
   const offsets = new Float64Array(recordCount).fill(-1)
   const partitions = new Int32Array(recordCount)
-  const appends: Promise<void>[] = []
-  for (const { partition, indices, chunks } of lanes) {
-    let start = 0
+  const appendLane = async ({ partition, indices, chunks }: Lane): Promise<void> => {
+    let from = 0
     for (const { batches, count } of chunks) {
-      const from = start
-      start += count
-      const placed = logs.append(topic.topicId, partition, concat(batches), 'all').then(({ baseOffset }) => {
-        for (let i = 0; i < count; i++) {
-          const index = indices[from + i] ?? 0
-          offsets[index] = baseOffset + i
-          partitions[index] = partition
-        }
-      })
-      appends.push(placed)
+      const { baseOffset } = await appendSurely(logs, clock, topic.topicId, partition, concat(batches))
+      for (let i = 0; i < count; i++) {
+        const index = indices[from + i] ?? 0
+        offsets[index] = baseOffset + i
+        partitions[index] = partition
+      }
+      from += count
     }
   }
-  const outcomes = await Promise.allSettled(appends)
+  const outcomes = await Promise.allSettled(lanes.map(appendLane))
   const failed = outcomes.find(outcome => outcome.status === 'rejected')
   return { written: rangesOf(offsets, partitions), failure: failed?.reason ?? null }
 }

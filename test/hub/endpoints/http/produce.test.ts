@@ -16,7 +16,10 @@ async function withTopic(options: { partitions?: number; maxRecordBytes?: number
 }
 
 async function valuesOf(hub: Served, partition: number): Promise<unknown[]> {
-  const answer = await hub.call('GET', `/v1/topics/t/records?partition=${partition}&limit=10000&offset=0`)
+  const answer = await hub.call(
+    'GET',
+    `/v1/topics/t/records?partition=${partition}&limit=10000&offset=0&maxBytes=16777216`,
+  )
   return answer.json.records.map((record: { value: unknown }) => record.value)
 }
 
@@ -125,6 +128,50 @@ describe('producing over REST', () => {
       next = page.json.nextOffset
     }
     expect(read).toEqual(values)
+  })
+
+  it('writes again what it does not know of whether it was written, and so once', async () => {
+    const hub = await withTopic({ partitions: 1 })
+    const { logs } = hub.fake
+    const append = logs.append
+    let calls = 0
+    logs.append = async (topicId, partition, batches, acks) => {
+      const done = append(topicId, partition, batches, acks)
+      // Every other answer is lost, some before and some after the records are there.
+      calls++
+      if (calls % 4 === 1) throw new TributaryError('not_available', 'the leader changed: done or not done')
+      await done
+      if (calls % 4 === 2) throw new TributaryError('timeout', 'no answer')
+      return done
+    }
+    const values = Array.from({ length: 3_000 }, (_, index) => `${index}-${'x'.repeat(1_000)}`)
+    const send = async (part: string[]) =>
+      hub.call('POST', '/v1/topics/t/records', { records: part.map(value => ({ value })) })
+    for (let from = 0; from < 3_000; from += 1_500) {
+      const { json } = await send(values.slice(from, from + 1_500))
+      expect(json.ranges).toEqual([{ first: 0, count: 1_500, partition: 0, offset: from }])
+    }
+    expect(calls).toBeGreaterThan(4)
+    expect(await valuesOf(hub, 0)).toEqual(values)
+  })
+
+  it('says that a partition has no leader only after a while, and keeps nobody from others', async () => {
+    const hub = await withTopic({ partitions: 2 })
+    const error = new TributaryError('not_available', 'no leader', { details: { leader: null } })
+    for (let failure = 0; failure < 3; failure++) {
+      hub.fake.failNext('append', error)
+      const { status } = await hub.call('POST', '/v1/topics/t/records', {
+        records: [
+          { value: 'a', partition: 0 },
+          { value: 'b', partition: 1 },
+        ],
+      })
+      expect(status).toBe(200)
+    }
+    expect((await valuesOf(hub, 0)).length + (await valuesOf(hub, 1)).length).toBe(6)
+    hub.fake.failNext('append', new TributaryError('disk_full', 'full'))
+    const full = await hub.call('POST', '/v1/topics/t/records', { records: [{ value: 'c', partition: 0 }] })
+    expect(full.status).toBe(507)
   })
 
   it('answers only when committed', async () => {
