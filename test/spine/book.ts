@@ -49,6 +49,7 @@ export type Excuse =
   | 'hub-full'
   | 'large'
   | 'damage'
+  | 'stalled'
 
 export class Book {
   readonly offered = new Map<string, Offered>()

@@ -313,7 +313,8 @@ export function checkAlarms(book: Book, edgeIds: readonly string[], fleet: reado
       const excused =
         kind === 'hub-rollback'
           ? book.isExcused(edgeId, 'hub-rollback', 'moved')
-          : book.isExcused(edgeId, 'fork', 'wiped', 'moved')
+          : // A hello that was long on its way may come after those of later connections.
+            book.isExcused(edgeId, 'fork', 'wiped', 'moved', 'stalled')
       if (!excused) throw new Error(`the hub raised ${kind} without cause: ${message}`)
     }
     for (const [kind, message] of book.alarms(edgeId)) {
