@@ -168,6 +168,8 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
     const topic = context.topic(topicId)
     if (topic === undefined) throw new TributaryError('topic_deleted', `topic ${topicId} was deleted`)
     slot.log ??= await dataDir.openLog(key, logOptions(topic, context.maxBatchBytes))
+    // It may have been altered meanwhile.
+    slot.log.configure(logOptions(context.topic(topicId) ?? topic, context.maxBatchBytes))
     onDisk.add(key)
     const snapshots = await openSnapshots(env.disk, snapshotFolder(dataDir.path, topicId, number))
     return { log: slot.log, snapshots }

@@ -79,6 +79,8 @@ export class Edge {
         this.wrongs.push(`the leader holds ${JSON.stringify(tip)}, ${this.committed} was committed`)
       }
       if (tip === null && this.committed > 0) this.wrongs.push('a leader forgot the lane')
+      // An edge frees what it is told here, too.
+      if (tip !== null) this.#told(tip)
       const settled = await leader.startRun(this.id, { run: this.run, prev: null, reason: 'first' })
       this.#told(settled)
       this.#next = settled.next
