@@ -71,7 +71,9 @@ export class ServedChecker {
     if (frame.t !== 'response' || frame.result === undefined || !('partitions' in frame.result)) return
     const { topicId, partitions } = frame.result
     const before = asked.topics.get(frame.id)
-    for (const { partition, highWatermark } of partitions) {
+    for (const { partition, highWatermark, leaderEpoch } of partitions) {
+      // No leader was reached: nothing is said of where the partition stands.
+      if (leaderEpoch < 0) continue
       const key = `${topicId}/${partition}`
       this.#hear(client, node, key, highWatermark, before?.get(key) ?? 0)
     }
