@@ -33,6 +33,7 @@ import {
   topicsWithSnapshots,
 } from './partitions.ts'
 import type { PeerAccess } from './peers/context.ts'
+import { linkReadings } from './peers/readings.ts'
 import { openQuorumStorage } from './quorum/storage.ts'
 import { engineReadings } from './readings.ts'
 import { roleIn, startReplication } from './replication.ts'
@@ -283,7 +284,7 @@ async function openOver(
       },
     },
     stats: current,
-    readings: engineReadings(current),
+    readings: [...engineReadings(current), ...linkReadings(peers, routes, tails)],
     onFailed: failure.listen,
     leave: lifecycle.leave,
     close: () => {
