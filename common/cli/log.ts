@@ -40,8 +40,9 @@ function addVerify(log: Command, cli: Cli): void {
         'tributary log verify ./data/node-1 ./data/node-2 ./data/node-3',
       )}
 
-Replicas are compared batch by batch over what all of them have. Changes nothing. Exits 1 where
-acked records are damaged or replicas differ.`,
+Replicas are compared batch by batch over what all of them have; offsets are skipped where one is
+damaged, or was killed and has them in its journal alone: the next start writes them.
+Changes nothing. Exits 1 where acked records are damaged or replicas differ.`,
     )
     .action(async (dirs: string[], flags: { json?: true }) => {
       const [dir, ...others] = dirs
@@ -86,14 +87,17 @@ async function printComparison(cli: Cli, report: ComparisonReport): Promise<void
     )
     writeFindings(cli, findings)
   }
-  const rows = report.comparisons.map(({ name, replicas, fromOffset, toOffset, batches, difference }) => [
-    name,
-    replicas.map(({ startOffset, endOffset }) => `${startOffset}..${endOffset}`).join(' '),
-    `${fromOffset}..${Math.max(fromOffset, toOffset)}`,
-    batches,
-    difference === null ? 'equal' : `differ at ${difference.offset}`,
-  ])
-  await printTable(cli.stdout, ['log', 'replicas', 'compared', 'batches', 'result'], rows)
+  const rows = report.comparisons.map(
+    ({ name, replicas, fromOffset, toOffset, batches, skipped, difference }) => [
+      name,
+      replicas.map(({ startOffset, endOffset }) => `${startOffset}..${endOffset}`).join(' '),
+      `${fromOffset}..${Math.max(fromOffset, toOffset)}`,
+      batches,
+      skipped,
+      difference === null ? 'equal' : `differ at ${difference.offset}`,
+    ],
+  )
+  await printTable(cli.stdout, ['log', 'replicas', 'compared', 'batches', 'skipped', 'result'], rows)
   for (const { name, replicas, difference } of report.comparisons) {
     if (difference === null) continue
     for (const [at, { directory }] of replicas.entries()) {

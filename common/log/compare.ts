@@ -35,8 +35,9 @@ export interface ComparedLog {
   /** What all of them have: from the largest start on, below the least durable end. */
   fromOffset: number
   toOffset: number
-  /** Batches compared; stretches damaged in one replica are not. */
   batches: number
+  /** Offsets not compared: damaged in a replica, or after a kill not in its segments yet. */
+  skipped: number
   difference: Difference | null
 }
 
@@ -95,6 +96,7 @@ async function compareLog(
     fromOffset,
     toOffset,
     batches: 0,
+    skipped: 0,
     difference: null,
   }
   const readers = found.map(({ directory, plan }) => batchesOf(disk, directory, plan, fromOffset, toOffset))
@@ -117,10 +119,13 @@ async function compareReaders(
     const { value, done } = await reader.next()
     return done === true ? undefined : value
   }
+  let comparedTo = compared.fromOffset
   let pieces = await Promise.all(readers.map(next))
   while (pieces.some(piece => piece !== undefined)) {
     const damagedTo = Math.max(-1, ...pieces.map(piece => (piece?.kind === 'damage' ? piece.toOffset : -1)))
     if (damagedTo >= 0) {
+      compared.skipped += damagedTo - comparedTo
+      comparedTo = damagedTo
       pieces = await Promise.all(
         pieces.map(async (piece, at) => {
           const reader = readers[at]
@@ -143,6 +148,7 @@ async function compareReaders(
       return
     }
     compared.batches++
+    comparedTo = (first?.header.lastOffset ?? comparedTo) + 1
     pieces = await Promise.all(readers.map(next))
   }
 }

@@ -6,9 +6,10 @@ import { TributaryError } from '../errors.ts'
 import { SegmentIndex } from './indexes.ts'
 import { logFolder, segmentBases, segmentPath } from './paths.ts'
 import { readCheckpoint } from './recover.ts'
-import { readJournal } from './recover-journal.ts'
+import { journalPath, readJournal } from './recover-journal.ts'
 import type { LogPlan } from './recover-plan.ts'
 import { planOf, replayRecord } from './recover-plan.ts'
+import type { ScanRange } from './scan.ts'
 import { MAX_SCANNED_BATCH_BYTES, resync, scanBatches } from './scan.ts'
 
 /** What `tributary log verify|dump DIR` does, on a directory that no process holds. */
@@ -271,57 +272,78 @@ export function dumpDirectory(
       await write(`log ${plan.name} start ${plan.startOffset} end ${plan.endOffset}`)
       const folder = logFolder(directory, plan.name)
       for (const base of segmentBases(await disk.list(folder))) {
-        await dumpSegment(disk, `${segmentPath(folder, base)}.log`, base, plan.endOffset, options, write)
+        const path = `${segmentPath(folder, base)}.log`
+        await write(`segment ${path}`)
+        await withFile(disk, path, async file => {
+          const range = { fromPosition: 0, toPosition: await file.sizeBytes(), offset: base }
+          await dumpRange(file, range, plan.endOffset, options, write)
+        })
       }
+      await dumpJournaled(disk, directory, plan, options, write)
     }
   })
 }
 
-async function dumpSegment(
+/** What commits brought that the segments do not have yet: the next start writes it to them. */
+async function dumpJournaled(
   disk: Disk,
-  path: string,
-  base: number,
+  directory: string,
+  plan: LogPlan,
+  options: DumpOptions,
+  write: (line: string) => Promise<void> | undefined,
+): Promise<void> {
+  for (const { segmentBase, position, length, half, payloadAt, firstOffset } of plan.replays) {
+    const segment = `${segmentPath(logFolder(directory, plan.name), segmentBase)}.log`
+    const held = (await disk.exists(segment)) ? await withFile(disk, segment, file => file.sizeBytes()) : 0
+    if (held >= position + length) continue
+    await write(`journal ${journalPath(directory, half)}, for ${segment} from byte ${position}`)
+    await withFile(disk, journalPath(directory, half), async file => {
+      const range = { fromPosition: payloadAt, toPosition: payloadAt + length, offset: firstOffset }
+      await dumpRange(file, range, plan.endOffset, options, write)
+    })
+  }
+}
+
+async function dumpRange(
+  file: DiskFile,
+  range: ScanRange,
   endOffset: number,
   options: DumpOptions,
   write: (line: string) => Promise<void> | undefined,
 ): Promise<void> {
-  await write(`segment ${path}`)
-  await withFile(disk, path, async file => {
-    const size = await file.sizeBytes()
-    let position = 0
-    let offset = base
-    while (position < size) {
-      let one: { header: BatchHeader; at: number; bytes: Uint8Array } | undefined
-      const result = await scanBatches(
-        file,
-        { fromPosition: position, toPosition: size, offset },
-        true,
-        (header, at, bytes, from) => {
-          if (one !== undefined) return false
-          // One at a time: the scan's buffer is only good for the call, and lines are awaited.
-          one = {
-            header,
-            at,
-            bytes: options.records
-              ? Uint8Array.from(bytes.subarray(from, from + header.sizeBytes))
-              : new Uint8Array(0),
-          }
-          return undefined
-        },
-      )
-      if (one !== undefined) {
-        await dumpBatch(one.header, one.at, one.bytes, options, write)
-        position = one.at + one.header.sizeBytes
-        offset = one.header.lastOffset + 1
-        continue
-      }
-      const good = await resync(file, result.position + 1, size, offset, endOffset)
-      await write(`  damaged at byte ${result.position}, offset ${offset}: ${result.bad ?? 'no batch'}`)
-      if (good === undefined) return
-      position = good.position
-      offset = good.offset
+  const { toPosition } = range
+  let { fromPosition: position, offset } = range
+  while (position < toPosition) {
+    let one: { header: BatchHeader; at: number; bytes: Uint8Array } | undefined
+    const result = await scanBatches(
+      file,
+      { fromPosition: position, toPosition, offset },
+      true,
+      (header, at, bytes, from) => {
+        if (one !== undefined) return false
+        // One at a time: the scan's buffer is only good for the call, and lines are awaited.
+        one = {
+          header,
+          at,
+          bytes: options.records
+            ? Uint8Array.from(bytes.subarray(from, from + header.sizeBytes))
+            : new Uint8Array(0),
+        }
+        return undefined
+      },
+    )
+    if (one !== undefined) {
+      await dumpBatch(one.header, one.at, one.bytes, options, write)
+      position = one.at + one.header.sizeBytes
+      offset = one.header.lastOffset + 1
+      continue
     }
-  })
+    const good = await resync(file, result.position + 1, toPosition, offset, endOffset)
+    await write(`  damaged at byte ${result.position}, offset ${offset}: ${result.bad ?? 'no batch'}`)
+    if (good === undefined) return
+    position = good.position
+    offset = good.offset
+  }
 }
 
 async function dumpBatch(

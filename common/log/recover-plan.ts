@@ -188,6 +188,9 @@ function replayRepair(log: LogPlan, entry: JournalEntry): void {
     log.position = segmentBase > log.segmentBase ? position : Math.max(log.position, position)
     log.segmentBase = segmentBase
   }
+  // The segment may have ended there in the middle of a batch, which nobody knew of yet.
+  if (log.verify?.segmentBase === segmentBase && log.verify.position < position)
+    log.verify = { segmentBase, position: 0, offset: segmentBase }
   log.damage = withoutRepaired(log.damage, entry)
 }
 

@@ -81,3 +81,24 @@ test('dump writes a line per batch and record, goes on past damage, and knows no
   })
   await expect(verifyDirectory(model.disk, 'elsewhere')).rejects.toMatchObject({ code: 'not_found' })
 })
+
+test('dump has after a kill what only the journal holds yet, once', async () => {
+  const model = await filled()
+  await model.close()
+  await model.open()
+  for (let at = 0; at < 2; at++) {
+    model.appendTurn([0], 200, [])
+    await model.settle()
+  }
+  const { entries, log } = model.logs[0] ?? {}
+  const end = log?.endOffset() ?? 0
+  await model.crash('kill')
+  const lines: string[] = []
+  await dumpDirectory(model.disk, DIRECTORY, { log: 'alpha', records: false, codec: nodeCodec() }, line => {
+    lines.push(line)
+  })
+  expect(lines.filter(line => line.startsWith('journal ')).length).toBeGreaterThan(0)
+  const batches = lines.filter(line => /^ {2}\d/.test(line))
+  expect(batches.length).toBe(entries?.length)
+  expect(batches.at(-1)).toMatch(new RegExp(`^ {2}\\d+\\.\\.${end - 1} `))
+})
