@@ -14,6 +14,16 @@ import { CLOSE } from './wire.ts'
 export const CLOSE_TIMEOUT_MS = 5 * SECOND_MS
 /** A peer that reads this much too slowly is cut off; senders of bulk stop far below. */
 const MAX_UNREAD_BYTES = 96 * MIB
+/** A side that does not read answers no ping, and so says by itself that it is there. */
+const PAUSED_PING_MS = 2 * SECOND_MS
+
+/** When a side pings and gives up. */
+export interface HeartbeatLimits {
+  heartbeatMs: number
+  deadMs: number
+  /** While something is expected: pings when it has heard nothing for `afterMs`, gives up after `deadMs`. */
+  ask?: { afterMs: number; deadMs: number }
+}
 
 /** Decides when to send a ping and when the other end is dead. Times are monotonic milliseconds. */
 export interface Heartbeat {
@@ -22,6 +32,8 @@ export interface Heartbeat {
   /** While we do not read, the other end cannot be heard and is not called dead. */
   suspend(): void
   resume(nowMs: number): void
+  /** Whether an answer is awaited: with `ask` in the limits the other end is then found dead sooner. */
+  expect(isExpecting: boolean, nowMs: number): void
   /** What is due now, and when to ask again at the latest. */
   due(nowMs: number): { action: 'none' | 'ping' | 'dead'; nextMs: number }
 }
@@ -30,9 +42,12 @@ export interface Heartbeat {
  * A side pings when it has *sent* nothing for `heartbeatMs`, so the other hears from it that often at least, also while it reads
  * nothing; a side that has *received* nothing for `deadMs` gives up.
  */
-export function createHeartbeat(limits: { heartbeatMs: number; deadMs: number }, startMs: number): Heartbeat {
+export function createHeartbeat(limits: HeartbeatLimits, startMs: number): Heartbeat {
+  const { heartbeatMs, deadMs, ask } = limits
   let sentMs = startMs
   let receivedMs = startMs
+  let askedMs = startMs
+  let expectingSinceMs: number | null = null
   let suspended = false
   return {
     sent: nowMs => {
@@ -48,12 +63,25 @@ export function createHeartbeat(limits: { heartbeatMs: number; deadMs: number },
       suspended = false
       receivedMs = nowMs
     },
+    expect: (isExpecting, nowMs) => {
+      if (!isExpecting) expectingSinceMs = null
+      else expectingSinceMs ??= nowMs
+    },
     due: nowMs => {
-      const deadAtMs = suspended ? Number.POSITIVE_INFINITY : receivedMs + limits.deadMs
+      const everyMs = suspended ? Math.min(heartbeatMs, PAUSED_PING_MS) : heartbeatMs
+      let deadAtMs = suspended ? Number.POSITIVE_INFINITY : receivedMs + deadMs
+      let pingAtMs = sentMs + everyMs
+      let againMs = everyMs
+      if (ask !== undefined && expectingSinceMs !== null && !suspended) {
+        const silentMs = Math.max(receivedMs, expectingSinceMs)
+        deadAtMs = Math.min(deadAtMs, silentMs + ask.deadMs)
+        pingAtMs = Math.min(pingAtMs, Math.max(silentMs, askedMs) + ask.afterMs)
+        againMs = Math.min(everyMs, ask.afterMs)
+      }
       if (nowMs >= deadAtMs) return { action: 'dead', nextMs: nowMs }
-      const pingAtMs = sentMs + limits.heartbeatMs
-      if (nowMs >= pingAtMs) return { action: 'ping', nextMs: Math.min(deadAtMs, nowMs + limits.heartbeatMs) }
-      return { action: 'none', nextMs: Math.min(deadAtMs, pingAtMs) }
+      if (nowMs < pingAtMs) return { action: 'none', nextMs: Math.min(deadAtMs, pingAtMs) }
+      askedMs = nowMs
+      return { action: 'ping', nextMs: Math.min(deadAtMs, nowMs + againMs) }
     },
   }
 }
@@ -72,6 +100,8 @@ export interface Channel<F = Frame> {
   /** Stops and resumes reading. */
   pause(): void
   resume(): void
+  /** Whether an answer is awaited, see HeartbeatLimits.ask. */
+  expect(isExpecting: boolean): void
   /** Tells the other end a fatal error and closes. */
   fail(error: TributaryError): void
   /** Closes in order: what was sent goes out first. */
@@ -92,7 +122,7 @@ export interface ChannelCore<F> {
   channel: Channel<F>
   /** Ends the connection with `timeout` unless `startHeartbeat` comes first. */
   expectWithin(timeoutMs: number, what: string): void
-  startHeartbeat(limits: { heartbeatMs: number; deadMs: number }): void
+  startHeartbeat(limits: HeartbeatLimits): void
   /** Takes pings, pongs and fatal errors; true where the frame was one of those. */
   handled(frame: F | CommonFrame): boolean
   peerError(frame: ErrorFrame): void
@@ -220,6 +250,11 @@ export function openChannel<F extends { t: string }>(
       pause: () => {
         heartbeat?.suspend()
         link.pause()
+        beat()
+      },
+      expect: isExpecting => {
+        heartbeat?.expect(isExpecting, clock.monotonicMs())
+        if (isExpecting) beat()
       },
       resume: () => {
         heartbeat?.resume(clock.monotonicMs())

@@ -26,6 +26,8 @@ const RECONNECT_MAX_MS = 5 * SECOND_MS
 const CONNECT_TIMEOUT_MS = 10 * SECOND_MS
 /** The same where there are other nodes to try: a machine that is gone swallows packets. */
 const CONNECT_ONE_OF_MS = 3 * SECOND_MS
+/** Where there are other nodes to go to, one that owes an answer is asked whether it is there, and given up, sooner than by heartbeats. */
+const ASK = { afterMs: 2 * SECOND_MS, deadMs: 6 * SECOND_MS }
 /** A request without an answer for so long fails with `timeout`. */
 const REQUEST_TIMEOUT_MS = 30 * SECOND_MS
 /** How long calls wait for a hub that cannot be reached, unless told otherwise. */
@@ -131,7 +133,7 @@ export function createConnection(env: ClientEnv, options: ConnectionOptions): Co
         link.terminate()
         return
       }
-      const live = await establish(env, link, (self, reason) => {
+      const live = await establish(env, link, !hubs.isOne(), (self, reason) => {
         if (current === self) current = null
         lost++
         failed(reason)
@@ -235,6 +237,7 @@ type Established = Live & { nodes: readonly string[]; close(): void }
 function establish(
   env: ClientEnv,
   link: Parameters<typeof dialChannel>[0],
+  hasOthers: boolean,
   gone: (self: Established, error: TributaryError) => void,
 ): Promise<Established> {
   const { promise, resolve, reject } = Promise.withResolvers<Established>()
@@ -243,11 +246,13 @@ function establish(
   const listeners = new Set<(error: TributaryError) => void>()
   let ending: TributaryError | null = null
   let nextId = 1
+  let expecting = false
   let established: Established | null = null
 
   const channel: Channel = dialChannel(link, {
     clock: env.clock,
     frames: 'client-hub',
+    ...(hasOthers ? { ask: ASK } : {}),
     hello: { software: `tributary-client/${VERSION}` },
     welcome: ({ clusterId, nodes = [] }) => {
       established = liveOf(clusterId, nodes)
@@ -258,7 +263,20 @@ function establish(
     closed,
   })
 
+  /** After each change of what the hub owes. */
+  function expect(): void {
+    const owes = pending.size > 0 || subscriptions.size > 0
+    if (owes === expecting) return
+    expecting = owes
+    channel.expect(owes)
+  }
+
   function frame(frame: ChannelFrame<'client-hub'>): void {
+    take(frame)
+    expect()
+  }
+
+  function take(frame: ChannelFrame<'client-hub'>): void {
     switch (frame.t) {
       case 'records':
         subscriptions.get(frame.sub)?.records(frame)
@@ -316,6 +334,7 @@ function establish(
       }, REQUEST_TIMEOUT_MS)
       pending.set(id, { resolve, reject, timer })
       channel.send({ t: 'request', id, ...body })
+      expect()
     })
   }
 
@@ -349,6 +368,7 @@ function establish(
         const sub = nextId++
         subscriptions.set(sub, handlers)
         channel.send({ t: 'subscribe', sub, ...place })
+        expect()
         return sub
       },
       credit: (sub, bytes) => {

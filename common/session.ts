@@ -108,6 +108,8 @@ export interface DialChannelOptions<E extends 'uplink-hub' | 'client-hub'>
   maxFrameBytes?: number
   /** Pings at least so often, whatever the hub asks for; and so patient, if the hub's own pings allow it. Default: as the hub says. */
   heartbeat?: { heartbeatMs: number; deadMs: number }
+  /** While something is expected of the hub: asks sooner, gives up sooner, for there is another to go to. */
+  ask?: { afterMs: number; deadMs: number }
   /** The handshake is done. */
   welcome(welcome: WelcomeFrame): void
 }
@@ -143,7 +145,8 @@ export function dialChannel<E extends 'uplink-hub' | 'client-hub'>(
           )
         }
         welcomed = true
-        core.startHeartbeat(dialledHeartbeat(options.heartbeat ?? frame, frame))
+        const ask = options.ask === undefined ? {} : { ask: options.ask }
+        core.startHeartbeat({ ...dialledHeartbeat(options.heartbeat ?? frame, frame), ...ask })
         return options.welcome(frame)
       }
       if (!welcomed) throw new TributaryError('protocol_error', `${frame.t} came before welcome`)

@@ -25,6 +25,8 @@ import type { Store } from './store.ts'
 const CONNECT_TIMEOUT_MS = 15 * SECOND_MS
 /** The same where there are other nodes to try: a machine that is gone swallows packets. */
 const CONNECT_ONE_OF_MS = 5 * SECOND_MS
+/** Where there are, one that owes acks is asked whether it is there, and given up, sooner than by heartbeats. */
+const ASK = { afterMs: 3 * SECOND_MS, deadMs: 10 * SECOND_MS }
 /** Where nodes that the hub told of are stored. */
 const NODES_KEY = 'hub-nodes'
 
@@ -73,6 +75,8 @@ class UplinkShell implements Uplink {
   readonly #state: ForwarderState
   readonly #inputs: Input[] = []
   #stepping = false
+  /** Whether the hub owes an answer. */
+  #expecting = false
   #channel: Channel | null = null
   #timer: Timer | null = null
   #timerAtMs = Number.POSITIVE_INFINITY
@@ -148,7 +152,16 @@ class UplinkShell implements Uplink {
       for (const output of step(this.#state, next, context)) this.#perform(output)
     }
     this.#stepping = false
+    this.#expect()
     this.#schedule()
+  }
+
+  #expect(): void {
+    const { phase, inflightBytes, opening } = this.#state.connection
+    const owes = phase === 'up' && (inflightBytes > 0 || opening > 0)
+    if (owes === this.#expecting) return
+    this.#expecting = owes
+    this.#channel?.expect(owes)
   }
 
   #schedule(): void {
@@ -236,6 +249,7 @@ class UplinkShell implements Uplink {
         clock: env.clock,
         frames: 'uplink-hub',
         heartbeat: this.#config,
+        ...(this.#hubs.isOne() ? {} : { ask: ASK }),
         hello: {
           software: this.#options.software,
           edge: { id: this.#options.edgeId, session, clusterId, nowMs },

@@ -35,6 +35,25 @@ describe('heartbeat', () => {
     expect(heartbeat.due(61).action).toBe('ping')
   })
 
+  test('while something is expected it asks sooner and gives up sooner', () => {
+    const heartbeat = createHeartbeat({ ...limits, ask: { afterMs: 4, deadMs: 12 } }, 0)
+    expect(heartbeat.due(10)).toEqual({ action: 'none', nextMs: 20 })
+    heartbeat.expect(true, 10)
+    expect(heartbeat.due(10)).toEqual({ action: 'none', nextMs: 14 })
+    expect(heartbeat.due(14)).toEqual({ action: 'ping', nextMs: 18 })
+    heartbeat.sent(14)
+    expect(heartbeat.due(15)).toEqual({ action: 'none', nextMs: 18 })
+    expect(heartbeat.due(18).action).toBe('ping')
+    heartbeat.received(19)
+    expect(heartbeat.due(22)).toEqual({ action: 'none', nextMs: 23 })
+    expect(heartbeat.due(31).action).toBe('dead')
+    heartbeat.expect(false, 31)
+    expect(heartbeat.due(33)).toEqual({ action: 'none', nextMs: 34 })
+    heartbeat.expect(true, 33)
+    heartbeat.expect(true, 40)
+    expect(heartbeat.due(45).action).toBe('dead')
+  })
+
   test('a side that does not read calls nobody dead, yet goes on pinging', () => {
     const heartbeat = createHeartbeat(limits, 0)
     heartbeat.suspend()
@@ -77,6 +96,7 @@ function ends(options: { raw?: 'hub' | 'client' } = {}) {
       clock,
       frames: 'client-hub',
       hello: { software: 'test' },
+      ask: { afterMs: 2_000, deadMs: 6_000 },
       welcome: welcome => welcomes.push(welcome),
       frame: () => {},
       drain: () => {},
@@ -107,6 +127,37 @@ describe('channels', () => {
       await new Promise(resolve => setImmediate(resolve))
     }
     expect(closed).toEqual({})
+  })
+
+  test('a hub that owes an answer and says nothing is given up soon; one that owes none is not', async () => {
+    const { clock, pair, closed, welcomes, client } = ends({ raw: 'hub' })
+    const pings: number[] = []
+    pair.right.handle({ message: () => pings.push(clock.monotonicMs()), drain: () => {}, close: () => {} })
+    const limits = { maxFrameBytes: 100_000, heartbeatMs: 20_000, deadMs: 60_000 }
+    pair.right.send(
+      encodeFrame({ t: 'welcome', protocol: 1, clusterId: 'c', nodeId: 1, nowMs: 1, ...limits }),
+    )
+    await until(() => welcomes.length === 1, 'the welcome')
+    const pass = async (ms: number) => {
+      for (let step = 0; step < ms; step += 500) {
+        clock.advance(500)
+        for (let turn = 0; turn < 4; turn++) await new Promise(resolve => setImmediate(resolve))
+      }
+    }
+    await pass(15_000)
+    expect(pings.length).toBe(1)
+    client()?.expect(true)
+    await pass(5_000)
+    expect(pings.length).toBe(3)
+    pair.right.send(encodeFrame({ t: 'pong', echoMs: 1, nowMs: 1 }))
+    await pass(5_500)
+    expect(closed).toEqual({})
+    client()?.expect(false)
+    await pass(10_000)
+    expect(closed).toEqual({})
+    client()?.expect(true)
+    await pass(6_500)
+    expect(closed.client?.error?.code).toBe('timeout')
   })
 
   test('a process that was held up reads what came meanwhile before it calls anybody dead', async () => {
