@@ -109,6 +109,7 @@ export interface PartitionRead extends ReadResult {
 /**
  * Logs of the cluster, whichever node leads their partitions. Where a partition has no leader for a while, calls wait for one, in
  * order and not for ever: then they fail with `not_available`, as appends do that were under way when a leader went: done or not done.
+ * `details.elsewhere` is true where there is a leader and this node does not reach it: another one may.
  */
 export interface Logs {
   /** Rejects with `unknown_topic` for a partition that is not there; `waitMs` is how long to wait for its leader at most. */

@@ -236,7 +236,11 @@ export function createRoutes(context: RoutesContext): Routes {
     const leader = image.partition(topicId, partition)?.leader ?? null
     const name = `partition ${partition} of "${image.topicById(topicId)?.name ?? topicId}"`
     const why = leader === null ? 'has no leader' : `is led by node ${leader}, which is not reached`
-    return new TributaryError('not_available', `${name} ${why}; try again`, { details: { leader } })
+    // Another node may reach it.
+    const elsewhere = leader !== null && leader !== nodeId ? { elsewhere: true } : {}
+    return new TributaryError('not_available', `${name} ${why}; try again`, {
+      details: { leader, ...elsewhere },
+    })
   }
 
   function failMoved(line: Line): void {
