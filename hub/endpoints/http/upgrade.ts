@@ -15,10 +15,15 @@ import { errorBody } from './errors.ts'
  * gets an HTTP status and a JSON body like everybody else.
  */
 
+/** How often it is looked whether this node can still serve who is connected to it. */
+const READY_POLL_MS = 500
+
 /** What an endpoint makes of a WebSocket. */
 export interface SocketSession {
   /** Finishes what is under way, closes the WebSocket with 1001 and resolves when it is gone. */
   close(): Promise<void>
+  /** Tells the other end to go to another node, and closes at once. */
+  sendAway(reason: string): void
 }
 
 /** Takes a WebSocket that was let in; `remote` is its address, for logs. */
@@ -50,6 +55,7 @@ export function serveUpgrades(
   const counts = new Map<string, number>(Object.keys(routes).map(path => [path, 0]))
   const sessions = new Set<SocketSession>()
   let closing = false
+  let watch = context.clock.setTimer(watchReadiness, READY_POLL_MS)
 
   webSockets.on('wsClientError', (error, socket) => {
     refuse(socket, new TributaryError('protocol_error', `no valid WebSocket handshake: ${error.message}`))
@@ -105,8 +111,18 @@ export function serveUpgrades(
     })
   }
 
+  /** Who is at a node that lost its cluster would wait there for as long as that lasts. */
+  function watchReadiness(): void {
+    const reason = context.ports.notReadyReason()
+    if (reason !== null && context.ports.addresses().length > 0) {
+      for (const session of sessions) session.sendAway(reason)
+    }
+    watch = context.clock.setTimer(watchReadiness, READY_POLL_MS)
+  }
+
   async function close(): Promise<void> {
     closing = true
+    watch.cancel()
     const timer: Timer = context.clock.setTimer(() => {
       for (const webSocket of webSockets.clients) webSocket.terminate()
     }, context.limits.closeGraceMs)

@@ -31,6 +31,8 @@ export interface StreamsHost {
   bufferedBytes(): number
   /** Runs a callback once this turn's input is dealt with. */
   soon(callback: () => void): void
+  /** A subscription ended by this error, which its client was told. */
+  failed(error: TributaryError): void
 }
 
 /** The subscriptions of one connection: reads under credit, round robin, no faster than the socket takes it. */
@@ -166,6 +168,7 @@ export function createStreams(host: StreamsHost): Streams {
       ...(typeof highWatermark === 'number' ? { highWatermark } : {}),
       ...(typeof truncatedTo === 'number' ? { truncatedTo } : {}),
     })
+    host.failed(error)
   }
 
   function drop(stream: Stream): void {

@@ -71,6 +71,8 @@ export function createSubscribeCounters(): SubscribeCounters {
 export interface SubscribeSession {
   /** Takes no more requests, answers those under way and closes with `goingAway`. Resolves when closed. */
   close(): Promise<void>
+  /** Ends the connection at once, so that the client goes on with another node. */
+  sendAway(reason: string): void
 }
 
 /** Serves one client on a link that was opened at SUBSCRIBE_PATH; see common/wire.ts for what is said on it. */
@@ -118,6 +120,7 @@ class Subscriber implements SubscribeSession {
       send: this.channel.send,
       bufferedBytes: this.channel.bufferedBytes,
       soon: callback => clock.soon(callback),
+      failed: error => this.failed(error),
     })
   }
 
@@ -130,6 +133,16 @@ class Subscriber implements SubscribeSession {
       if (this.requests === 0) this.goAway()
     }
     return this.whenClosed
+  }
+
+  sendAway(reason: string): void {
+    this.channel.fail(new TributaryError('not_available', `this node can't serve (${reason}): go to another`))
+  }
+
+  /** Where another node may reach the leader that this one does not. */
+  private failed(error: { message: string; details?: Readonly<Record<string, unknown>> }): void {
+    if (error.details?.elsewhere === true && this.deps.ports.addresses().length > 0)
+      this.sendAway(error.message)
   }
 
   private goAway(): void {
@@ -198,8 +211,11 @@ class Subscriber implements SubscribeSession {
     const response = await answer(ports, request)
     this.requests--
     this.inflightBytes -= costBytes
-    if (response.error !== undefined) counters.requestErrors++
     this.channel.send(response)
+    if (response.error !== undefined) {
+      counters.requestErrors++
+      this.failed(response.error)
+    }
     if (!this.draining) this.pauseOrResume()
     else if (this.requests === 0) this.goAway()
   }

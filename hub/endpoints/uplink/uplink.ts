@@ -67,6 +67,8 @@ export function createUplinkCounters(): UplinkCounters {
 export interface UplinkSession {
   /** Takes no more frames, waits for the appends under way, acks them and closes with `goingAway`. Resolves when closed. */
   close(): Promise<void>
+  /** Ends the connection at once, so that the edge goes on with another node. */
+  sendAway(reason: string): void
 }
 
 /** Serves one edge on a link that was opened at UPLINK_PATH; see common/wire.ts for what is said on it. */
@@ -126,6 +128,10 @@ class Uplink implements UplinkSession {
       this.goAwayWhenDrained()
     }
     return this.whenClosed
+  }
+
+  sendAway(reason: string): void {
+    this.channel.fail(new TributaryError('not_available', `this node can't serve (${reason}): go to another`))
   }
 
   // ------------------------------------------------------------------------------------------ handshake
@@ -296,6 +302,10 @@ class Uplink implements UplinkSession {
     log.info({ edge: this.edgeId, code: error.code, err: error.cause }, `refused: ${error.message}`)
     if (error.code === 'fenced' || error.code === 'disk_failed' || error.code === 'closed') {
       this.channel.fail(error)
+      return
+    }
+    if (error.details.elsewhere === true && this.deps.ports.addresses().length > 0) {
+      this.sendAway(error.message)
       return
     }
     // Where a leader is awaited the answer to the next `open` comes when there is one: no need to keep the other logs waiting.

@@ -22,6 +22,7 @@ const echo: AcceptSocket = socket => {
         socket.once('close', () => resolve())
         socket.close(1001, 'going away')
       }),
+    sendAway: reason => socket.close(4001, reason),
   }
 }
 
@@ -174,6 +175,19 @@ describe('WebSocket upgrades', () => {
     const echoed = new Promise(resolve => good.socket.once('message', resolve))
     good.socket.send('still here')
     expect(String(await echoed)).toBe('still here')
+  })
+
+  it('are sent away by a node that is not ready any more, where there are others', async () => {
+    const hub = await serveEcho()
+    const alone = await dial(hub, UPLINK_PATH)
+    hub.fake.setNotReady('no controller is known')
+    await new Promise(resolve => setTimeout(resolve, 700))
+    expect(alone.socket.readyState).toBe(WebSocket.OPEN)
+    const sent = new Promise(resolve =>
+      alone.socket.once('close', (code, reason) => resolve({ code, reason: String(reason) })),
+    )
+    hub.fake.setAddresses(['ws://there'])
+    expect(await sent).toEqual({ code: 4001, reason: 'no controller is known' })
   })
 
   it('are closed with 1001 when the hub stops, and cut where they do not answer', async () => {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { eachBatch } from '../../../../common/batch.ts'
 import { buildBatch } from '../../../../common/batch-builder.ts'
+import { TributaryError } from '../../../../common/errors.ts'
 import { CLOSE } from '../../../../common/wire.ts'
 import type { ClientStage } from '../../../client-stage.ts'
 import { clientStage } from '../../../client-stage.ts'
@@ -87,6 +88,23 @@ describe('requests', () => {
     })
     expect(await client.next()).toMatchObject({ id: 8, error: { code: 'corrupt_batch' } })
     expect(stage.counters).toMatchObject({ requests: 9, requestErrors: 3 })
+  })
+
+  test('a client is sent away where another node may reach the leader that this one does not', async () => {
+    const stage = clientStage()
+    const { client } = await peer(stage)
+    const topicId = await filled(stage, 1, 0, 0)
+    const produce = async (id: number): Promise<void> => {
+      const details = { leader: 3, elsewhere: true }
+      stage.ports.failNext('append', new TributaryError('not_available', 'it is not reached', { details }))
+      client.send({ t: 'request', id, op: 'produce', topicId, partition: 0, acks: 1, batches: batch(5) })
+      expect(await client.next()).toMatchObject({ id, error: { code: 'not_available' } })
+    }
+    await produce(1)
+    stage.ports.setAddresses(['ws://there'])
+    await produce(2)
+    expect(await client.expect('error')).toMatchObject({ code: 'not_available', fatal: true })
+    await client.whenClosed
   })
 
   test('too many requests or bytes under way pause the connection until some are done', async () => {

@@ -318,6 +318,34 @@ describe('lanes', () => {
     }
   })
 
+  test('where a leader went the edge is not throttled; where another node may reach it, it is sent there', async () => {
+    const { edge, ports, counters } = await lane()
+    const leader = { leader: 3 }
+    ports.failNext('appendLane', new TributaryError('not_available', 'it moved', { details: leader }))
+    edge.send(append(1, 0, 10))
+    expect(await edge.expect('refused')).toMatchObject({ code: 'not_available', run: RUN, next: 0 })
+    edge.send(append(1, 0, 10))
+    await acked(edge, 10)
+    expect(counters).toMatchObject({ refused: 1, throttled: 0 })
+
+    const away = () =>
+      ports.failNext(
+        'appendLane',
+        new TributaryError('not_available', 'it is not reached', { details: { ...leader, elsewhere: true } }),
+      )
+    away()
+    edge.send(append(1, 10, 1))
+    expect(await edge.expect('refused')).toMatchObject({ code: 'not_available', next: 10 })
+    edge.send(append(1, 10, 1))
+    await acked(edge, 11)
+    ports.setAddresses(['ws://there'])
+    away()
+    edge.send(append(1, 11, 1))
+    expect(await edge.expect('refused')).toMatchObject({ code: 'not_available', next: 11 })
+    expect(await edge.expect('error')).toMatchObject({ code: 'not_available', fatal: true })
+    await edge.whenClosed
+  })
+
   test('a lane that cannot be bound is refused without a place and helped by open alone', async () => {
     const { edge, ports } = await lane()
     ports.failNext('bindLane', new TributaryError('topic_deleted', 'gone'))
