@@ -179,6 +179,8 @@ export interface EdgeConnect {
   address: string
   software: string
   nowMs: number
+  /** False once the connection is gone: a number granted to it then would fence the next one. */
+  isWanted(): boolean
   /** Called when a newer connection of this edge fences this one. */
   fence(): void
 }

@@ -153,6 +153,7 @@ class Uplink implements UplinkSession {
         address: this.channel.remote,
         software: hello.software,
         nowMs: edge.nowMs,
+        isWanted: () => this.state === 'hello',
         fence: () => this.fence(),
       })
       this.edgeId = edge.id

@@ -146,7 +146,7 @@ export function createFleet({ env, nodeId, metadata, logs, peers, log }: FleetCo
     connect: async request => {
       const { id, session: presented, address, software, fence } = request
       const wanted = { edgeId: id, session: presented, address, software }
-      const { session, verdict, alarm } = await metadata.submit('connect-edge', wanted)
+      const { session, verdict, alarm } = await metadata.submit('connect-edge', wanted, request.isWanted)
       if (alarm !== null) log.warn({ edge: id, alarm: alarm.kind, session }, alarm.message)
       const presence = seen(id)
       presence.clockOffsetMs = request.nowMs - Math.round(clock.nowMs())

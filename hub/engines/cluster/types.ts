@@ -22,9 +22,14 @@ export interface Metadata {
   appliedIndex(): number
   /**
    * Asks the active controller, wherever it is; resolves when the records are committed *and applied here*. Rejects with the rule's
-   * own error; `not_available` where no controller answers in time, which says nothing of whether it was done.
+   * own error; `not_available` where no controller answers in time, which says nothing of whether it was done. It is not tried again
+   * once `isWanted` is false: then it rejects with `closed`.
    */
-  submit<Name extends CallName>(name: Name, request: CallRequest<Name>): Promise<CallResponse<Name>>
+  submit<Name extends CallName>(
+    name: Name,
+    request: CallRequest<Name>,
+    isWanted?: () => boolean,
+  ): Promise<CallResponse<Name>>
   /** Called in order after records were applied, once per turn; `null`: the image was replaced by a snapshot. */
   onApplied(listener: (records: readonly ImageRecord[] | null) => void): void
   /** The node that is the active controller, where known. */

@@ -51,7 +51,7 @@ export async function restart(hub: Hub, how: 'close' | 'kill' | 'crash' = 'close
 
 /** What an edge says of itself when it connects. */
 export function hello(id: string, session = 0, fence = () => {}) {
-  return { id, session, address: '10.0.0.1', software: 'test', nowMs: 1, fence }
+  return { id, session, address: '10.0.0.1', software: 'test', nowMs: 1, isWanted: () => true, fence }
 }
 
 /** Connects, starts and binds an edge, and says where its lane is. */

@@ -122,6 +122,7 @@ export function createAsking(context: AskingContext): Asking {
   async function submit<Name extends CallName>(
     name: Name,
     request: CallRequest<Name>,
+    isWanted: () => boolean = () => true,
   ): Promise<CallResponse<Name>> {
     requests++
     if (member.isAlone() && speculation.activeTerm() !== null && context.stopped() === null) {
@@ -129,18 +130,20 @@ export function createAsking(context: AskingContext): Asking {
       if (judged.t === 'done') return judged.response
       if (judged.t === 'unknown' && !REPEATABLE.has(name)) throw fateUnknown(name)
     }
-    return insist(name, request)
+    return insist(name, request, isWanted)
   }
 
   /** Tries until there is an answer or the time is over. */
   async function insist<Name extends CallName>(
     name: Name,
     request: CallRequest<Name>,
+    isWanted: () => boolean,
   ): Promise<CallResponse<Name>> {
     const deadlineMs = clock.monotonicMs() + SUBMIT_TIMEOUT_MS
     for (;;) {
       const stopped = context.stopped()
       if (stopped !== null) throw stopped
+      if (!isWanted()) throw new TributaryError('closed', `nobody waits for "${name}" any more`)
       const since = attempts.events()
       const result = await bounded(attempt(name, request, deadlineMs), deadlineMs)
       if (result.t === 'done') {

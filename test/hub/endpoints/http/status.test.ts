@@ -88,6 +88,7 @@ async function report(hub: Served, id: string, lagBytes: number): Promise<void> 
     address: 'a',
     software,
     nowMs: 5,
+    isWanted: () => true,
     fence: () => {},
   })
   const lane = { topic: 't', lane: 0, lagRecords: 2, lagBytes, oldestMs: 4, droppedRecords: 0 }
@@ -127,6 +128,7 @@ describe('edges over REST', () => {
       address: 'a',
       software: 's',
       nowMs: 5,
+      isWanted: () => true,
       fence: () => {},
     })
     expect((await hub.call('GET', '/v1/edges')).json.edges[0]?.lag).toBeNull()

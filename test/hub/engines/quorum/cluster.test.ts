@@ -40,6 +40,20 @@ describe('metadata of several nodes', () => {
     expect(await stage.run(codeOf(connect(stage.metadata(2), 'x')))).toBe('not_available')
   })
 
+  it('asks no more for who has gone meanwhile', async () => {
+    await found(3)
+    stage.crash(1)
+    stage.crash(3)
+    let isWanted = true
+    const code = codeOf(connect(stage.metadata(2), 'gone', () => isWanted))
+    await stage.pass(1_000)
+    isWanted = false
+    await stage.start(1)
+    expect(await stage.run(code)).toBe('closed')
+    await stage.run(connect(stage.metadata(2), 'there'))
+    expect(edgesOf(stage.metadata(2))).toEqual(['there'])
+  })
+
   it('elects nobody while no disk gets anything done', async () => {
     await found(3)
     const { term } = stage.metadata(1).status()

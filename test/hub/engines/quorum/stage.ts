@@ -323,8 +323,12 @@ function turn(): Promise<void> {
 }
 
 /** A request that leaves its name in the image for ever. */
-export function connect(metadata: QuorumMetadata, edgeId: string): Promise<unknown> {
-  return metadata.submit('connect-edge', { edgeId, session: 0, address: 'a', software: 's' })
+export function connect(
+  metadata: QuorumMetadata,
+  edgeId: string,
+  isWanted?: () => boolean,
+): Promise<unknown> {
+  return metadata.submit('connect-edge', { edgeId, session: 0, address: 'a', software: 's' }, isWanted)
 }
 
 /** The edges an image knows. */
