@@ -14,6 +14,7 @@ function isJob(message: unknown): message is Job {
   return typeof message === 'object' && message !== null && 'seed' in message && 'wanted' in message
 }
 
+process.on('disconnect', () => process.exit())
 process.on('message', message => {
   if (!isJob(message)) return
   const log = message.isWatched ? (line: string) => console.log(line) : null

@@ -235,6 +235,13 @@ export async function readHere(
   leaderEpoch: number,
   { offset, maxBytes, lastEpoch }: ReadRequest,
 ): Promise<PartitionRead> {
+  if (lastEpoch > leaderEpoch) {
+    // It is this leader that is behind: what the reader has says nothing about what was lost.
+    throw new TributaryError(
+      'not_available',
+      `the reader has records of leader epoch ${lastEpoch}, this node leads under ${leaderEpoch} and has yet to hear of it; try again`,
+    )
+  }
   if (replica === null) {
     const bounds = emptyBounds(leaderEpoch)
     if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, lastEpoch: -1, bounds }

@@ -30,3 +30,11 @@ it('a read that ends when its leader leads no more tells nothing, rather than th
   partition.assign({ kind: 'follower', leader: 2, leaderEpoch: 4, adding: false })
   await expect(late).rejects.toMatchObject({ code: 'not_available' })
 })
+
+it('a leader that has not heard of the next one does not call lost what its reader has of that', async () => {
+  const { partition } = await openOn({ leaderEpoch: 3 })
+  await partition.append(plainOf(['a', 'b']), 'all')
+  const ahead = { offset: 5, maxBytes: 1_000, lastEpoch: 4 }
+  await expect(readHere(partition, 3, ahead)).rejects.toMatchObject({ code: 'not_available' })
+  await expect(readHere(null, 3, ahead)).rejects.toMatchObject({ code: 'not_available' })
+})

@@ -19,12 +19,20 @@ interface ServedBatch {
 interface Subscription {
   topicId: string
   partition: number
-  /** The high watermark that its client had heard of when it subscribed, then that of the last frame. */
-  floor: number
+  /** What its client had heard of when it subscribed, then the last frame. */
+  floor: Mark
 }
 
+/** A high watermark, and the epoch of the leader that told it. */
+interface Mark {
+  highWatermark: number
+  leaderEpoch: number
+}
+
+const NOTHING: Mark = { highWatermark: 0, leaderEpoch: -1 }
+
 /** What a client heard of high watermarks, by partition. */
-type Heard = Map<string, number>
+type Heard = Map<string, Mark>
 
 /** What was asked over a connection and is answered there. */
 interface Asked {
@@ -54,7 +62,7 @@ export class ServedChecker {
     const heard = this.#heardBy(from.process.name)
     if (frame.t === 'subscribe') {
       const { sub, topicId, partition } = frame
-      const floor = heard.get(`${topicId}/${partition}`) ?? 0
+      const floor = heard.get(`${topicId}/${partition}`) ?? NOTHING
       asked.subscriptions.set(sub, { topicId, partition, floor })
     } else if (frame.t === 'request' && frame.op === 'topic') asked.topics.set(frame.id, new Map(heard))
   }
@@ -75,7 +83,7 @@ export class ServedChecker {
       // No leader was reached: nothing is said of where the partition stands.
       if (leaderEpoch < 0) continue
       const key = `${topicId}/${partition}`
-      this.#hear(client, node, key, highWatermark, before?.get(key) ?? 0)
+      this.#hear(client, node, key, { highWatermark, leaderEpoch }, before?.get(key) ?? NOTHING)
     }
   }
 
@@ -83,9 +91,10 @@ export class ServedChecker {
     const subscription = asked.subscriptions.get(frame.sub)
     if (subscription === undefined) throw new Error(`${node} serves a subscription that ${client} never made`)
     const { topicId, partition, floor } = subscription
-    const { highWatermark, batches } = frame
-    this.#hear(client, node, `${topicId}/${partition}`, highWatermark, floor)
-    subscription.floor = highWatermark
+    const { highWatermark, leaderEpoch, batches } = frame
+    const mark = { highWatermark, leaderEpoch }
+    this.#hear(client, node, `${topicId}/${partition}`, mark, floor)
+    if (leaderEpoch >= floor.leaderEpoch) subscription.floor = mark
     for (const { header } of eachBatch(batches)) {
       if (header.lastOffset >= highWatermark) {
         const place = `${topicId}/${partition} up to offset ${header.lastOffset}`
@@ -103,14 +112,23 @@ export class ServedChecker {
     return made
   }
 
-  /** `floor`: what the client had heard before it asked. */
-  #hear(client: string, node: string, key: string, highWatermark: number, floor: number): void {
-    if (highWatermark < floor) {
-      const heard = `is ${highWatermark} now, as ${client} hears from ${node}`
-      throw new Error(`the high watermark of ${key} was ${floor} and ${heard}`)
+  /**
+   * `floor`: what the client had heard before it asked. A leader that does not know yet that there is another one may tell less: its
+   * epoch says that it is the older one.
+   */
+  #hear(client: string, node: string, key: string, mark: Mark, floor: Mark): void {
+    const { highWatermark, leaderEpoch } = mark
+    if (leaderEpoch < floor.leaderEpoch) return
+    if (highWatermark < floor.highWatermark) {
+      const heard = `is ${highWatermark} now (epoch ${leaderEpoch}), as ${client} hears from ${node}`
+      throw new Error(
+        `the high watermark of ${key} was ${floor.highWatermark} (epoch ${floor.leaderEpoch}) and ${heard}`,
+      )
     }
-    const known = this.#heardBy(client)
-    known.set(key, Math.max(known.get(key) ?? 0, highWatermark))
+    const heard = this.#heardBy(client)
+    const known = heard.get(key) ?? NOTHING
+    if (leaderEpoch < known.leaderEpoch) return
+    heard.set(key, { leaderEpoch, highWatermark: Math.max(known.highWatermark, highWatermark) })
   }
 
   /** A batch as served, or as found at the end. */
