@@ -75,8 +75,8 @@ export function createCursors(topic: string, options: CursorOptions): Cursors {
         end: follow ? Number.POSITIVE_INFINITY : highWatermark,
         sub: null,
       }
-      // The hub would say so too, but is not asked where there is nothing to read.
-      if (next > highWatermark) moveInRange(cursor, bounds.startOffset, highWatermark)
+      // Whoever follows is told by the hub, which makes sure first that it is not the one that is behind.
+      if (!follow && next > bounds.endOffset) moveInRange(cursor, bounds.startOffset, highWatermark)
       located.push(cursor)
     }
     topicId = info.topicId

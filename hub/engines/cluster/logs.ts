@@ -25,7 +25,7 @@ const WIRE_ACKS = { 0: 0, 1: 1, all: -1 } as const
 
 export interface LogsContext {
   clock: Clock
-  metadata: Pick<Metadata, 'submit'>
+  metadata: Pick<Metadata, 'image' | 'submit'>
   partitions: Pick<PartitionTable, 'peek' | 'use' | 'whenPast'>
   routes: Routes
   tails: Tails
@@ -48,6 +48,29 @@ export function createLogs(context: LogsContext): ClusterLogs {
   }
 
   /**
+   * A leader that was cut off and replaced may not know, and refuse what follows from records that it lacks: to be sure, the refusal
+   * waits until all is known here that was committed before. What an edge writes needs none of that: it came to its node by such a
+   * round, and writes through no other one meanwhile.
+   */
+  async function sure<T>(
+    topicId: string,
+    partition: number,
+    { leaderEpoch }: Route,
+    answer: Promise<T>,
+  ): Promise<T> {
+    try {
+      return await answer
+    } catch (error) {
+      if (!isOfState(error) || metadata.image().nodes().length < 2) throw error
+      await metadata.submit('sync', {})
+      if ((metadata.image().partition(topicId, partition)?.leaderEpoch ?? 0) === leaderEpoch) throw error
+      throw new TributaryError('not_available', 'the partition has another leader: try again', {
+        cause: error,
+      })
+    }
+  }
+
+  /**
    * Hands a write over, once: in the order of the calls, to whoever leads when its turn comes. Where the leader goes meanwhile, whether it
    * was done is not known, and whoever wrote must say it again in a way that does no harm.
    */
@@ -57,12 +80,16 @@ export function createLogs(context: LogsContext): ClusterLogs {
     here: (open: Partition) => Promise<T>,
     there: (leaderEpoch: number) => C,
     take: (answer: AnswerTo<C['c']>) => T,
+    isOfEdge = true,
   ): Promise<T> {
     const topic = writable(topicId, partition)
-    return routes.enter(topicId, partition, LEADER_WAIT_MS, route => {
+    const writeAt = (route: Route): Promise<T> => {
       if (route.at === 'here') return partitions.use(topic, partition, here)
       const call = peers.call(route.nodeId, there(route.leaderEpoch), WRITE_TIMEOUT_MS)
       return routes.underWay(topicId, partition, route, call).then(take)
+    }
+    return routes.enter(topicId, partition, LEADER_WAIT_MS, route => {
+      return isOfEdge ? writeAt(route) : sure(topicId, partition, route, writeAt(route))
     })
   }
 
@@ -79,13 +106,16 @@ export function createLogs(context: LogsContext): ClusterLogs {
     take: (answer: AnswerTo<C['c']>) => T,
   ): Promise<T> {
     const deadlineMs = clock.monotonicMs() + waitMs
+    const askAt = (route: Route, leftMs: number): Promise<T> => {
+      if (route.at === 'here') return here(partitions.peek(topicId, partition), route)
+      const call = peers.call(route.nodeId, there(route.leaderEpoch), Math.min(leftMs, ASK_TIMEOUT_MS))
+      return routes.underWay(topicId, partition, route, call).then(take)
+    }
     for (;;) {
       try {
         const leftMs = Math.max(1, deadlineMs - clock.monotonicMs())
         return await routes.enter(topicId, partition, leftMs, route => {
-          if (route.at === 'here') return here(partitions.peek(topicId, partition), route)
-          const call = peers.call(route.nodeId, there(route.leaderEpoch), Math.min(leftMs, ASK_TIMEOUT_MS))
-          return routes.underWay(topicId, partition, route, call).then(take)
+          return sure(topicId, partition, route, askAt(route, leftMs))
         })
       } catch (error) {
         const mayPass = isTributaryError(error, 'not_available') || isTributaryError(error, 'timeout')
@@ -115,6 +145,7 @@ export function createLogs(context: LogsContext): ClusterLogs {
         open => open.append(batches, acks),
         leaderEpoch => ({ c: 'append', topicId, partition, leaderEpoch, acks: WIRE_ACKS[acks], batches }),
         ({ baseOffset }) => ({ baseOffset }),
+        false,
       ),
     appendLane: (lane, batches) =>
       write(
@@ -274,6 +305,11 @@ export async function readHere(
 function boundsNow(replica: Partition, leaderEpoch: number): PartitionBounds {
   const { startOffset, highWatermark, durableEnd } = replica.told()
   return { startOffset, highWatermark, endOffset: durableEnd, leaderEpoch, sizeBytes: 0 }
+}
+
+/** Says something of what the leader has. */
+function isOfState(error: unknown): boolean {
+  return isTributaryError(error, 'out_of_order_sequence') || isTributaryError(error, 'offset_out_of_range')
 }
 
 export function acksOf(acks: -1 | 0 | 1): Acks {

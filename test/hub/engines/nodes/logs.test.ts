@@ -1,5 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { buildBatch } from '../../../../common/batch-builder.ts'
+import { utf8 } from '../../../../common/bytes.ts'
 import { isTributaryError } from '../../../../common/errors.ts'
+import type { ImageRecord } from '../../../../hub/controller/image.ts'
 import { plainOf, runOf, testRun } from '../../replica/batches.ts'
 import { created, eventually, ledBy, Nodes, TOPIC, valuesOf } from './stage.ts'
 
@@ -15,6 +18,11 @@ beforeEach(async () => {
   nodes.commit([created(2), ledBy(0, 1, 1), ledBy(1, 2, 1)])
 })
 afterEach(() => nodes.close())
+
+function registered(nodeId: number): ImageRecord {
+  const at = { directoryId: 'd', peerAddress: null, httpAddress: 'h:1', rack: null, software: 's' }
+  return { type: 'node_registered', atMs: 1, ...at, nodeId, incarnation: nodeId }
+}
 
 async function code(promise: Promise<unknown>): Promise<string> {
   return promise.then(
@@ -144,10 +152,36 @@ describe('a leader that changes', () => {
     expect(nodes.node(3).routes.stats()).toMatchObject({ waiting: 0, underWay: 0 })
   })
 
+  test('and does not know of the next one refuses nothing for what it lacks', async () => {
+    nodes.commit([1, 2, 3].map(registered))
+    const produce = (nodeId: number, baseSequence: number) => {
+      const record = { key: null, value: utf8(`${baseSequence}`), headers: [], timestampMs: 1 }
+      const batch = buildBatch([record], { producerId: 7, producerEpoch: 0, baseSequence })
+      return nodes.node(nodeId).logs.append(TOPIC, 0, batch, 'all')
+    }
+    let syncs = 0
+    nodes.beforeSync = () => syncs++
+    await produce(1, 0)
+    expect(await code(produce(3, 2))).toBe('out_of_order_sequence')
+    expect(await code(nodes.node(1).logs.read(TOPIC, 0, 2, 100))).toBe('offset_out_of_range')
+    expect(syncs).toBe(2)
+
+    nodes.commit([ledBy(0, 2, 2)], [2, 3])
+    await produce(3, 0)
+    await produce(3, 1)
+    nodes.beforeSync = () => nodes.commit([ledBy(0, 2, 2)], [1])
+    expect(await code(produce(1, 2))).toBe('not_available')
+    expect(await produce(1, 2)).toEqual({ baseOffset: 2 })
+
+    nodes.commit([ledBy(0, 3, 3)], [3])
+    for (let sequence = 0; sequence < 5; sequence++) await produce(3, sequence)
+    nodes.beforeSync = () => nodes.commit([ledBy(0, 3, 3)], [1, 2])
+    const { nextOffset, bounds } = await nodes.node(1).logs.read(TOPIC, 0, 4, 1_000)
+    expect([nextOffset, bounds.leaderEpoch]).toEqual([5, 3])
+  })
+
   test('of a partition without a place yet is the node with its log, and no other answers for it', async () => {
-    const at = { directoryId: 'd', peerAddress: null, httpAddress: 'h:1', rack: null, software: 's' }
-    const registered = { type: 'node_registered', atMs: 1, ...at } as const
-    nodes.commit([1, 2].map(nodeId => ({ ...registered, nodeId, incarnation: nodeId })))
+    nodes.commit([1, 2].map(registered))
     // The topic has a third partition now.
     nodes.commit([created(3)])
     expect(await code(nodes.node(2).logs.bounds(TOPIC, 2, 50))).toBe('not_available')

@@ -98,6 +98,8 @@ export function created(partitions: number, topicId = TOPIC, name = 'numbers'): 
 export class Nodes {
   readonly net = new PeerNet()
   readonly all = new Map<number, TestNode>()
+  /** Commits what whoever makes sure hears of only then. */
+  beforeSync: () => void = () => {}
 
   /** The node of that id. */
   node(nodeId: number): TestNode {
@@ -127,6 +129,7 @@ export class Nodes {
   #submit(): Metadata['submit'] {
     const rng = seededRng(99)
     return async (name, request) => {
+      if (name === 'sync') this.beforeSync()
       const settings = settingsOf(defaultHubConfig())
       const context = { nowMs: 1, freshTopicId: freshTopicId({ rng }), controllerId: 1 }
       const { records, response } = evaluate(this.node(1).image, settings, name, request, context)
