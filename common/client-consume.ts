@@ -12,6 +12,7 @@ import { createCursors } from './client-cursors.ts'
 import type { Timer } from './env.ts'
 import { isTributaryError } from './errors.ts'
 import { KIB, MIB, SECOND_MS } from './limits.ts'
+import { pause } from './pause.ts'
 import type { EndedFrame, RecordsFrame } from './wire.ts'
 
 /** Reading: one subscription a partition on the client's connection, resumed at the exact next offset whenever it is lost. */
@@ -255,7 +256,7 @@ function createReadSession(
       } catch (error) {
         const passing = isTributaryError(error) && error.retriable && !connection.isClosed() && !closed
         if (!passing || env.clock.monotonicMs() >= giveUpAtMs) throw error
-        await pause(env)
+        await pause(env.clock, RETRY_PAUSE_MS, true)
       }
     }
   }
@@ -310,7 +311,7 @@ function createReadSession(
         detach()
         return
       }
-      if (next === 'again') await pause(env)
+      if (next === 'again') await pause(env.clock, RETRY_PAUSE_MS, true)
       if (live?.isOpen() === true) subscribe(live, cursor)
     },
     decode: async function* (cursor, sub, frame) {
@@ -338,12 +339,6 @@ function createReadSession(
 const TOPIC_AGE_MS = 30 * SECOND_MS
 /** Before trying again what the hub could not do just now. */
 const RETRY_PAUSE_MS = 200
-
-function pause(env: ClientEnv): Promise<void> {
-  return new Promise(resolve => {
-    env.clock.setTimer(resolve, RETRY_PAUSE_MS, true)
-  })
-}
 
 function whenAborted(signal: AbortSignal): { promise: Promise<false>; cancel(): void } {
   let onAbort: () => void = () => {}

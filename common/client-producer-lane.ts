@@ -5,6 +5,7 @@ import { BatchBuilder } from './batch-builder.ts'
 import type { ClientEnv, Live } from './client-connection.ts'
 import type { ProducedRecord } from './client-producer.ts'
 import { TributaryError } from './errors.ts'
+import { pause } from './pause.ts'
 import { toTributaryError } from './session.ts'
 import type { ProducerInfo } from './wire.ts'
 
@@ -134,10 +135,11 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
       const error = toTributaryError(thrown)
       // Nothing was numbered for this yet: what waits, waits on or is given up as it is.
       if (!error.retriable || error.code === 'closed') giveUpWaiting(error)
-      else await pause()
+      else await pause(env.clock, RETRY_PAUSE_MS, true)
     }
     // At the end of the numbers the batches in flight are awaited; their answers run this again.
-    if (nextSequence > MAX_SEQUENCE - SEQUENCE_ROOM && inflight.length > 0) await pause()
+    if (nextSequence > MAX_SEQUENCE - SEQUENCE_ROOM && inflight.length > 0)
+      await pause(env.clock, RETRY_PAUSE_MS, true)
   }
 
   function startBatch({ producerId, producerEpoch }: ProducerInfo): Batch {
@@ -246,7 +248,7 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
   /** Sends the batches in flight again, in order, with the sequences they have. */
   async function retry(): Promise<void> {
     for (const batch of inflight) batch.state = 'unsent'
-    await pause()
+    await pause(env.clock, RETRY_PAUSE_MS, true)
     let live: Live
     try {
       live = await host.live()
@@ -262,12 +264,6 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
     failing = false
     for (const batch of [...inflight]) post(live, batch)
     run()
-  }
-
-  function pause(): Promise<void> {
-    return new Promise(resolve => {
-      env.clock.setTimer(resolve, RETRY_PAUSE_MS, true)
-    })
   }
 
   function isExpired(batch: Batch): boolean {

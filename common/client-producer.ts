@@ -7,6 +7,7 @@ import type { Timer } from './env.ts'
 import { TributaryError } from './errors.ts'
 import { KIB, MIB, MINUTE_MS } from './limits.ts'
 import { partitionForKey } from './murmur2.ts'
+import { pause } from './pause.ts'
 import { toTributaryError } from './session.ts'
 import type { TopicInfo } from './wire.ts'
 
@@ -137,7 +138,7 @@ export function createProducer(
       } catch (thrown) {
         const error = toTributaryError(thrown)
         if (!error.retriable || connection.isClosed() || env.clock.monotonicMs() >= giveUpAtMs) throw error
-        await new Promise<void>(resolve => env.clock.setTimer(resolve, READY_PAUSE_MS, true))
+        await pause(env.clock, READY_PAUSE_MS, true)
       }
     }
   }

@@ -8,6 +8,7 @@ import { utf8 } from '../common/bytes.ts'
 import { isTributaryError, messageOf, TributaryError } from '../common/errors.ts'
 import { KIB, SECOND_MS } from '../common/limits.ts'
 import type { StateEntry } from '../common/log/types.ts'
+import { pause } from '../common/pause.ts'
 import type { LedgerChange, SessionState } from './forward-types.ts'
 import { DEAD_TOPIC } from './forwarder.ts'
 import { takeBackGap } from './gaps.ts'
@@ -87,7 +88,7 @@ async function stored(store: Store, entries: StateEntry[]): Promise<boolean> {
     } catch (error) {
       if (!isTributaryError(error) || !error.retriable || error.code === 'closed') return false
       store.alarms.raise('disk-full', `the uplink waits for the disk: ${error.message}`)
-      await new Promise<void>(resolve => store.env.clock.setTimer(resolve, RETRY_MS, true))
+      await pause(store.env.clock, RETRY_MS, true)
     }
   }
 }

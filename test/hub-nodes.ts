@@ -1,12 +1,16 @@
 /** Several hub nodes as real processes, for the chaos runs and benchmarks. */
 
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { TributaryClient } from '../common/client.ts'
+import { isTributaryError, messageOf } from '../common/errors.ts'
 import type { Child } from '../demo/child.ts'
 import { createChild, freePorts } from '../demo/child.ts'
 import type { Gates } from './chaos/gate.ts'
 import { openGates } from './chaos/gate.ts'
 
 const READY_TIMEOUT_MS = 60_000
+const SETTLE_TIMEOUT_MS = 60_000
 
 export interface HubNodes {
   /** By node id, from 1. */
@@ -61,4 +65,30 @@ export async function createHubNodes(
     }),
   )
   return { hubs, urls: httpDoors.map(port => `http://127.0.0.1:${port}`), gates, folders }
+}
+
+/** Resolves when all of so many nodes live and every replica is in sync; rejects after a minute. */
+export async function allInSync(client: TributaryClient, nodes: number): Promise<void> {
+  await untilTrue(`${nodes} nodes in sync`, async () => {
+    const { activeNodes, underReplicated, leaderless, reassigning } = await client.cluster.status()
+    return activeNodes === nodes && underReplicated + leaderless + reassigning === 0
+  })
+}
+
+/** Asks until it is so, past what may pass; rejects after a minute with the last reason. */
+export async function untilTrue(what: string, ask: () => Promise<boolean>): Promise<void> {
+  const limitMs = performance.now() + SETTLE_TIMEOUT_MS
+  let reason = 'it was not so yet'
+  for (;;) {
+    const isTrue = await ask().catch((error: unknown) => {
+      if (!isTributaryError(error) || !error.retriable) throw error
+      reason = messageOf(error)
+      return false
+    })
+    if (isTrue) return
+    if (performance.now() > limitMs) {
+      throw new Error(`not within ${SETTLE_TIMEOUT_MS} ms: ${what} (${reason})`)
+    }
+    await sleep(100)
+  }
 }

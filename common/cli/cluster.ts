@@ -3,9 +3,9 @@ import { InvalidArgumentError } from 'commander'
 import type { TributaryClient } from '../client.ts'
 import type { NodeSummary } from '../client-cluster.ts'
 import { MAX_NODE_ID } from '../config-cluster.ts'
-import type { Clock } from '../env.ts'
 import { isTributaryError } from '../errors.ts'
 import { SECOND_MS } from '../limits.ts'
+import { pause } from '../pause.ts'
 import type { Cli } from './cli.ts'
 import type { ClientFlags } from './options.ts'
 import { examples, positiveNumber, wholeNumber, withClient, withClientOptions } from './options.ts'
@@ -227,7 +227,7 @@ async function waitUntilNone(cli: Cli, what: string, left: () => Promise<number>
       progress.show(total - now, total)
       if (now === 0) break
     }
-    await pause(clock)
+    await pause(clock, POLL_MS, true)
   }
   progress.end()
 }
@@ -239,12 +239,6 @@ async function leftNow(left: () => Promise<number>): Promise<number | null> {
     if (isTributaryError(error) && error.retriable) return null
     throw error
   }
-}
-
-function pause(clock: Clock): Promise<void> {
-  return new Promise(resolve => {
-    clock.setTimer(resolve, POLL_MS, true)
-  })
 }
 
 function nodeId(text: string): number {

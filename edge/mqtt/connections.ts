@@ -3,6 +3,7 @@
 import type { Socket } from 'node:net'
 import type { EdgeMqttConfig } from '../../common/config-edge.ts'
 import type { Clock } from '../../common/env.ts'
+import { pause } from '../../common/pause.ts'
 import type { AedesBroker } from './aedes-broker.ts'
 import { internalClient } from './aedes-broker.ts'
 import type { Bridge } from './bridge.ts'
@@ -92,7 +93,7 @@ export function openConnections(aedes: AedesBroker, parts: ConnectionsParts): Co
   async function drained(): Promise<void> {
     const deadlineMs = clock.monotonicMs() + DRAIN_MS
     while (inflight() > 0 && clock.monotonicMs() < deadlineMs) {
-      await new Promise<void>(resolve => clock.setTimer(resolve, DRAIN_POLL_MS))
+      await pause(clock, DRAIN_POLL_MS)
     }
   }
 

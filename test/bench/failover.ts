@@ -11,7 +11,7 @@ import type { TributaryClient } from '../../common/client.ts'
 import { connect } from '../../common/client.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import type { HubNodes } from '../hub-nodes.ts'
-import { createHubNodes } from '../hub-nodes.ts'
+import { allInSync, createHubNodes } from '../hub-nodes.ts'
 import type { BenchContext } from './measure.ts'
 import { markdownTable, median } from './measure.ts'
 
@@ -67,7 +67,7 @@ async function inCluster(root: string, kinds: readonly Fault[], faults: number):
     await client.topics.create({ name: TOPIC, partitions: PARTITIONS })
     for (let n = 0; n < faults; n++) {
       for (const fault of kinds) {
-        await allInSync(client)
+        await allInSync(client, NODES)
         gaps.push(await measure(nodes, client, fault, n % 3 === 0))
       }
     }
@@ -128,18 +128,6 @@ async function untilAll(watch: Watch, what: string): Promise<void> {
   while (watch.acks.size < PARTITIONS || watch.reads.size < PARTITIONS) {
     if (performance.now() > limitMs) throw new Error(`not available ${LIMIT_MS} ms after ${what}`)
     await sleep(2)
-  }
-}
-
-async function allInSync(client: TributaryClient): Promise<void> {
-  const limitMs = performance.now() + LIMIT_MS
-  for (;;) {
-    const status = await client.cluster.status().catch(() => null)
-    const isWell =
-      status !== null && status.activeNodes === NODES && status.underReplicated + status.leaderless === 0
-    if (isWell) return
-    if (performance.now() > limitMs) throw new Error(`not in sync again: ${JSON.stringify(status)}`)
-    await sleep(100)
   }
 }
 

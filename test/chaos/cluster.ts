@@ -1,11 +1,12 @@
 /** The chaos runs with several nodes: what operators do under load, then rounds of harm. */
 
 import { join } from 'node:path'
+import { allInSync } from '../hub-nodes.ts'
 import { seededRng } from '../rng.ts'
 import type { ClusterStage } from './cluster-stage.ts'
 import { createClusterStage, unmountSmallDisk } from './cluster-stage.ts'
 import { harmCluster } from './harm.ts'
-import { allInSync, errorsOf, growAndDrain, restartAll, watchTopic } from './moves.ts'
+import { errorsOf, growAndDrain, restartAll, watchTopic } from './moves.ts'
 import { runRounds, stopAll, verifyLogs } from './rounds.ts'
 
 /** `rolling`: all nodes restarted in order; `grow`: one node, three, the first drained; `rounds`: harm. */

@@ -1,38 +1,12 @@
 /** What operators do to a cluster under load, of which nobody may notice anything: rolling restarts, growing, draining. */
 
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { TributaryClient } from '../../common/client.ts'
-import { isTributaryError, messageOf } from '../../common/errors.ts'
+import { messageOf } from '../../common/errors.ts'
 import type { Child } from '../../demo/child.ts'
+import { allInSync, untilTrue } from '../hub-nodes.ts'
 import type { ClusterStage } from './cluster-stage.ts'
 
 const STOP_TIMEOUT_MS = 30_000
-const SETTLE_TIMEOUT_MS = 60_000
-
-/** Resolves when all of so many nodes live and every replica is in sync; rejects after a minute. */
-export async function allInSync(client: TributaryClient, nodes: number): Promise<void> {
-  await untilTrue(`${nodes} nodes in sync`, async () => {
-    const { activeNodes, underReplicated, leaderless, reassigning } = await client.cluster.status()
-    return activeNodes === nodes && underReplicated + leaderless + reassigning === 0
-  })
-}
-
-async function untilTrue(what: string, ask: () => Promise<boolean>): Promise<void> {
-  const limitMs = performance.now() + SETTLE_TIMEOUT_MS
-  let reason = 'it was not so yet'
-  for (;;) {
-    const isTrue = await ask().catch((error: unknown) => {
-      if (!isTributaryError(error) || !error.retriable) throw error
-      reason = messageOf(error)
-      return false
-    })
-    if (isTrue) return
-    if (performance.now() > limitMs) {
-      throw new Error(`not within ${SETTLE_TIMEOUT_MS} ms: ${what} (${reason})`)
-    }
-    await sleep(100)
-  }
-}
 
 /** Stops each node in order and starts it again. */
 export async function restartAll({ hubs, client }: ClusterStage): Promise<string[]> {

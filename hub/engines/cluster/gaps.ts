@@ -5,6 +5,7 @@ import type { Clock } from '../../../common/env.ts'
 import { isTributaryError, messageOf, TributaryError } from '../../../common/errors.ts'
 import { SECOND_MS } from '../../../common/limits.ts'
 import type { Damage, StateLog } from '../../../common/log/types.ts'
+import { pause } from '../../../common/pause.ts'
 import type { PartitionRef } from '../../../common/wire-peer.ts'
 import { GAPS_TOPIC } from '../../controller/names.ts'
 import type { Topic } from '../../ports.ts'
@@ -97,15 +98,10 @@ export function createGaps(state: StateLog, clock: Clock, log: Logger): Gaps {
         failures++
         if (failuresInARow++ === 0) log.info({ reason: error.message }, 'gaps are told of later')
       }
-      if (!isDone) await pause(Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** Math.min(failuresInARow, 10)))
+      if (!isDone)
+        await pause(clock, Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** Math.min(failuresInARow, 10)))
     }
     running = false
-  }
-
-  function pause(delayMs: number): Promise<void> {
-    return new Promise(resolve => {
-      clock.setTimer(resolve, delayMs)
-    })
   }
 
   /** Tells some of what there is; false where nothing could be done now. */

@@ -2,6 +2,7 @@ import type { Logger } from 'pino'
 import type { Clock, Timer } from '../../../common/env.ts'
 import { isTributaryError, messageOf, TributaryError } from '../../../common/errors.ts'
 import { SECOND_MS } from '../../../common/limits.ts'
+import { pause } from '../../../common/pause.ts'
 import type { RegisterNode } from '../../controller/requests.ts'
 import { nodeIdOf } from '../../raft/types.ts'
 import type { QuorumMetadata } from './metadata.ts'
@@ -73,7 +74,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
         if (reason !== told) log.warn({ reason }, 'the node is not registered yet')
         told = reason
       }
-      await new Promise<void>(resolve => clock.setTimer(resolve, REGISTER_RETRY_MS))
+      await pause(clock, REGISTER_RETRY_MS)
     }
     throw new TributaryError('closed', 'the node is stopping')
   }
@@ -166,7 +167,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
     metadata.transfer(to)
     for (let waitedMs = 0; waitedMs < HAND_OVER_TIMEOUT_MS; waitedMs += HAND_OVER_POLL_MS) {
       if (metadata.status().role !== 'leader') return
-      await new Promise<void>(resolve => clock.setTimer(resolve, HAND_OVER_POLL_MS, true))
+      await pause(clock, HAND_OVER_POLL_MS, true)
     }
   }
 

@@ -1,6 +1,7 @@
 import type { Clock } from '../../../common/env.ts'
 import { isTributaryError, TributaryError } from '../../../common/errors.ts'
 import { SECOND_MS } from '../../../common/limits.ts'
+import { pause } from '../../../common/pause.ts'
 import type { PeerCall } from '../../../common/wire-peer.ts'
 import { GAPS_TOPIC } from '../../controller/names.ts'
 import type { Acks, LaneKey, Logs, PartitionBounds, PartitionRead, Topic } from '../../ports.ts'
@@ -120,7 +121,7 @@ export function createLogs(context: LogsContext): ClusterLogs {
       } catch (error) {
         const mayPass = isTributaryError(error, 'not_available') || isTributaryError(error, 'timeout')
         if (!mayPass || clock.monotonicMs() + ASK_AGAIN_MS >= deadlineMs) throw error
-        await pause(clock)
+        await pause(clock, ASK_AGAIN_MS)
       }
     }
   }
@@ -314,12 +315,6 @@ function isOfState(error: unknown): boolean {
 
 export function acksOf(acks: -1 | 0 | 1): Acks {
   return acks === -1 ? 'all' : acks
-}
-
-function pause(clock: Clock): Promise<void> {
-  return new Promise(resolve => {
-    clock.setTimer(resolve, ASK_AGAIN_MS)
-  })
 }
 
 /** Hands out ids of a block that is durable before the first of them leaves. */

@@ -4,6 +4,7 @@ import type { Clock, Disk } from '../../../../common/env.ts'
 import { isDiskFull, isTributaryError, TributaryError } from '../../../../common/errors.ts'
 import { MIB } from '../../../../common/limits.ts'
 import type { DataDir, Log, StateEntry, StateLog } from '../../../../common/log/types.ts'
+import { pause } from '../../../../common/pause.ts'
 import type { Restored } from '../../../raft/state.ts'
 import type { Config, Entry, HardState, MemberId, SnapshotMark, Write } from '../../../raft/types.ts'
 import { BEFORE_FIRST, memberId } from '../../../raft/types.ts'
@@ -360,7 +361,7 @@ function createWriter({ log, state, disk, clock, path }: WriterParts) {
       const throttled = failures.every(failure => isTributaryError(failure, 'throttled'))
       // Where none of it got in, it is asked again: that others keep the disk busy must not bring a member down.
       if (!throttled || failures.length < results.length || log.endOffset() !== end) throw failures[0]
-      await new Promise<void>(resolve => clock.setTimer(resolve, THROTTLED_PAUSE_MS))
+      await pause(clock, THROTTLED_PAUSE_MS)
     }
   }
 
