@@ -12,7 +12,8 @@ import type { ProducerInfo } from './wire.ts'
 /**
  * One partition of a producer. Batches get their sequence when they are first sent and keep it for every retry, so that the hub
  * knows a copy (KIP-98). When something fails, nothing more is sent until all batches in flight are answered; then they are sent
- * again from the first that is not stored, or given up, and the numbering starts anew under a fresh producer id.
+ * again from the first that is not stored, or given up, and the numbering starts anew under the next epoch of the producer id: once
+ * a batch of that is stored, the hub refuses what of older epochs is still on its way (KIP-360), so that nothing comes late.
  */
 
 /** A `send` waiting for its records. */
@@ -68,6 +69,8 @@ interface Batch {
 
 /** After a failure that may pass. */
 const RETRY_PAUSE_MS = 100
+/** The last epoch of a producer id: int16 in the batch header. */
+const MAX_PRODUCER_EPOCH = 2 ** 15 - 1
 /** Well above the records of one batch: a numbering ends before the hub's limit. */
 const SEQUENCE_ROOM = 2 ** 24
 
@@ -125,11 +128,8 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
   async function sendDue(): Promise<void> {
     try {
       const live = await host.live()
-      if (producer === null || (nextSequence > MAX_SEQUENCE - SEQUENCE_ROOM && inflight.length === 0)) {
-        producer = await live.producer()
-        nextSequence = 0
-        known = false
-      }
+      if (nextSequence > MAX_SEQUENCE - SEQUENCE_ROOM && inflight.length === 0) renumber(nextEpoch(producer))
+      producer ??= await live.producer()
       while (mayStart() && nextSequence <= MAX_SEQUENCE - SEQUENCE_ROOM) post(live, startBatch(producer))
     } catch (thrown) {
       const error = toTributaryError(thrown)
@@ -224,25 +224,33 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
     }
     if (isExpired(head)) abandon(inflight.length, timedOut(settings.deliveryTimeoutMs, error))
     else if (error.retriable && error.code !== 'closed') void retry()
+    // Somebody else has the id, of a hub that went back: what of ours is stored it does not tell any more.
+    else if (error.code === 'fenced') abandon(inflight.length, error)
     else abandon(1, error)
   }
 
   /**
    * Gives up the first `count` batches. What is behind them cannot be stored: the hub refuses a jump in sequence. So it goes back
-   * to be numbered anew, under another producer id.
+   * to be numbered anew.
    */
   function abandon(count: number, error: TributaryError): void {
     const lost = inflight.slice(0, count)
     const again = inflight.slice(count).flatMap(batch => batch.entries)
     inflight = []
-    producer = null
-    known = false
+    renumber(error.code === 'fenced' ? null : nextEpoch(producer))
     failing = false
     waiting.unshift(...again)
     for (const entry of again) waitingBytes += entry.bytes
     if (again.length > 0) hurry = true
     for (const batch of lost) giveUp(batch.entries, error)
     run()
+  }
+
+  /** Null: under an id to be asked for. */
+  function renumber(next: ProducerInfo | null): void {
+    producer = next
+    nextSequence = 0
+    known = false
   }
 
   /** Sends the batches in flight again, in order, with the sequences they have. */
@@ -285,6 +293,12 @@ export function createProducerLane(env: ClientEnv, settings: LaneSettings, host:
       giveUp(expired, timedOut(settings.deliveryTimeoutMs, null))
     },
   }
+}
+
+/** Null where the id has no more epochs. */
+function nextEpoch(producer: ProducerInfo | null): ProducerInfo | null {
+  if (producer === null || producer.producerEpoch >= MAX_PRODUCER_EPOCH) return null
+  return { ...producer, producerEpoch: producer.producerEpoch + 1 }
 }
 
 function timedOut(deliveryTimeoutMs: number, cause: TributaryError | null): TributaryError {

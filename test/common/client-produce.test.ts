@@ -5,7 +5,7 @@ import { partitionForKey } from '../../common/murmur2.ts'
 import type { ClientStage } from '../client-stage.ts'
 import { clientStage } from '../client-stage.ts'
 import { createFakePorts } from '../fake-ports.ts'
-import { until } from '../raw-peer.ts'
+import { rawPeer, until } from '../raw-peer.ts'
 import { seededRng } from '../rng.ts'
 
 async function stored(stage: ClientStage, partition: number, name = 't'): Promise<string[]> {
@@ -160,7 +160,7 @@ describe('produce', () => {
     expect(await stored(stage, 0)).toEqual(numbers(0, 301))
   })
 
-  test('a batch refused for good fails alone: those behind it go on under another producer id', async () => {
+  test('a batch refused for good fails alone: those behind it go on under the next epoch', async () => {
     const stage = clientStage()
     await stage.ports.topics.create({ name: 't', partitions: 1 })
     const producer = stage.client.producer('t', { lingerMs: 0, maxBatchBytes: 400 })
@@ -187,6 +187,39 @@ describe('produce', () => {
     stage.setUp(true)
     await producer.send({ value: 'c' })
     expect(await stored(stage, 0)).toEqual(['a', 'c'])
+  })
+
+  test('what was given up and comes late is stored before what follows, or never', async () => {
+    let copied: Uint8Array | null = null
+    const stage = clientStage({
+      link: {
+        fate: (to, data) => {
+          if (to !== 'right' || !Buffer.from(data).includes('stalled')) return 'deliver'
+          copied ??= data
+          return 'cut-before'
+        },
+      },
+    })
+    /** What a network does that held a message for longer than anybody waited for it. */
+    const arrive = async () => {
+      const { left } = stage.dialRaw({})
+      const late = rawPeer(left, 'client-hub')
+      late.send({ t: 'hello', min: 1, max: 1, software: 'test' })
+      await late.expect('welcome')
+      late.sendBytes(copied ?? new Uint8Array(0))
+      return (await late.expect('response')).error?.code ?? 'stored'
+    }
+    await stage.ports.topics.create({ name: 't', partitions: 1 })
+    const producer = stage.client.producer('t', { lingerMs: 0, deliveryTimeoutMs: 400 })
+    await producer.send({ value: 'a' })
+    for (const value of ['stalled and early', 'stalled and late']) {
+      copied = null
+      expect(await codeOf(producer.send({ value }))).toBe('timeout')
+      if (value.endsWith('early')) expect(await arrive()).toBe('stored')
+      await producer.send({ value: `after ${value.length}` })
+      expect(await arrive()).toBe('fenced')
+    }
+    expect(await stored(stage, 0)).toEqual(['a', 'stalled and early', 'after 17', 'after 16'])
   })
 
   test('a topic deleted and made again under a producer is told; the client itself goes on', async () => {

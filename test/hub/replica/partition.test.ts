@@ -86,6 +86,23 @@ describe('appends', () => {
     expect(partition.bounds()).toMatchObject({ endOffset: 6, highWatermark: 6 })
   })
 
+  it('of a client under an older epoch are fenced, also after a restart, with a snapshot and without', async () => {
+    const before = await openOn()
+    await before.partition.append(runOf(7, 0, 2), 'all')
+    await before.partition.append(runOf(7, 0, 1, { epoch: 1 }), 'all')
+    const late = runOf(7, 2, 2)
+    expect(await codeOf(before.partition.append(late, 'all'))).toBe('fenced')
+    await before.dataDir.close()
+    const again = await openOn({ disk: before.disk })
+    expect(await codeOf(again.partition.append(late, 'all'))).toBe('fenced')
+    await again.partition.snapshot(0)
+    expect(again.snapshots.newestOffset()).toBe(3)
+    await again.dataDir.close()
+    const { partition } = await openOn({ disk: before.disk })
+    expect(await codeOf(partition.append(late, 'all'))).toBe('fenced')
+    expect(await partition.append(runOf(7, 1, 1, { epoch: 1 }), 'all')).toEqual({ baseOffset: 3 })
+  })
+
   it('that are garbage, too large or not a producer’s are refused, and harm nothing', async () => {
     const { partition, counters } = await openOn({ maxRecordBytes: 2_000 })
     const bent = runOf(7, 0, 2)

@@ -2,7 +2,7 @@ import type { SdkBook, SdkRecord } from '../sdk-book.ts'
 
 /**
  * What SDK producers were acked stands once, where they were told, in the order in which each sent; what they were not acked
- * stands once or not at all.
+ * stands once, before what was sent later, or not at all.
  */
 export class SdkRecordsChecker {
   readonly #book: SdkBook
@@ -23,8 +23,6 @@ export class SdkRecordsChecker {
     const other = this.#found.get(record)
     if (other !== undefined) throw new Error(`${id} is in ${place} and at ${other.partition}/${other.offset}`)
     this.#found.set(record, { partition, offset })
-    // What was given up may still come, late.
-    if (record.outcome === 'failed') return
     const key = `${record.writer} ${topic}/${partition}`
     const before = this.#newest.get(key)
     if (before !== undefined && before.order > record.order) {

@@ -167,6 +167,19 @@ describe('a leader that is replaced', () => {
     expect(epochs(cluster, topic)).toEqual([2, 2, 2])
   })
 
+  it('is followed by one that refuses what came late to it, under an older epoch of its producer', async () => {
+    const { cluster, topic } = await three(7)
+    const old = leaderOf(cluster, topic)
+    await done(cluster, old.append(runOf(7, 0, 1), 'all'))
+    await done(cluster, old.append(runOf(7, 0, 1, { epoch: 1 }), 'all'))
+    cluster.stop(1, 'kill')
+    cluster.fence(1)
+    await cluster.until('the new leader', () => cluster.leader(topic)?.inSync()?.settled() === true)
+    const next = leaderOf(cluster, topic)
+    expect(await codeOf(next.append(runOf(7, 1, 1), 1))).toBe('fenced')
+    expect(await done(cluster, next.append(runOf(7, 1, 1, { epoch: 1 }), 'all'))).toEqual({ baseOffset: 2 })
+  })
+
   it('is followed by one that says where the log ends only when all that was acked is known', async () => {
     const { cluster, topic } = await three(6)
     await done(cluster, leaderOf(cluster, topic).append(plainOf(['a', 'b']), 'all'))
