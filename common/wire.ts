@@ -56,7 +56,7 @@ export const WIRE_LIMITS = {
   maxLanes: 1_024,
   maxReportLanes: 4_096,
   /** Two directories that carry one edge's id take turns, each with a few starts: one finds its own among so many. */
-  maxPastRuns: 8,
+  maxPastRuns: 64,
   /** As many as a hub may have. */
   maxPartitions: 100_000,
   /** CBOR values in a frame that comes to a hub or an edge. */
@@ -157,7 +157,10 @@ export interface LaneTip {
   run: number
   next: number
   committed: number
-  /** In answers to `open`: the runs before that have records, newest first, WIRE_LIMITS.maxPastRuns at most; absent: there are none. */
+  /**
+   * In answers to `open`: runs before it that have records, newest first; of very many, some, WIRE_LIMITS.maxPastRuns at most. Absent: there
+   * are none.
+   */
   past?: readonly PastRun[]
 }
 

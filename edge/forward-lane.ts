@@ -1,6 +1,5 @@
 import { must } from '../common/assert.ts'
 import type { LaneTip, PastRun, RunFrame } from '../common/wire.ts'
-import { WIRE_LIMITS } from '../common/wire.ts'
 import type { ForwarderState, LaneState } from './forward-state.ts'
 import { dropQueue, MAX_INFLIGHT_FRAMES, resetLane, retryLane } from './forward-state.ts'
 import type { Input, LedgerChange, Output, StepContext } from './forward-types.ts'
@@ -90,15 +89,14 @@ function breakReason({ ledger }: LaneState, from: number): BreakReason {
 }
 
 /**
- * Up to where the hub has this lane's records, though its tip is of another directory: to where the newest run ends that it
- * remembers and this one knows. With more runs than it remembers it can't be told, and what it once committed counts as held.
+ * Up to where the hub has this lane's records for sure, though its tip is of another directory: to where the newest run ends that it
+ * remembers and this one knows. What it once committed proves nothing: the hub may have gone back since.
  */
 function heldEnd({ runs, committed, durableEnd }: Ledger, past: readonly PastRun[]): number {
   for (const { run: id, next } of past) {
     const run = findRun(runs, id)
     if (run !== undefined) return Math.min(run.start + next, run.end ?? durableEnd)
   }
-  if (past.length >= WIRE_LIMITS.maxPastRuns) return committed
   return Math.min(committed, runs[0]?.start ?? committed)
 }
 

@@ -26,11 +26,30 @@ export interface LaneState extends LaneId {
   readonly past: readonly PastRun[]
 }
 
-/** The runs before the next one, newest first; those without records tell nothing. */
+/** Past runs kept of a lane that one directory writes. Where several take turns each comes to a tip that it does not know: there it is WIRE_LIMITS.maxPastRuns. */
+const CALM_PAST_RUNS = 8
+/** Places of past runs, before the oldest, that are thinned out: a run stays in each for four times as long as in the one before. */
+const THINNED_PLACES = 4
+
+/**
+ * The runs before the next one, newest first; those without records tell nothing. When there are too many, one of the older ones goes, never the
+ * oldest: whoever comes back after long finds one that it knows, if not the very last one.
+ */
 export function pastOf(tip: LaneState | undefined): readonly PastRun[] {
   if (tip === undefined) return []
-  const { run, next, past } = tip
-  return next === 0 ? past : [{ run, next }, ...past].slice(0, WIRE_LIMITS.maxPastRuns)
+  const { run, next, prev, past } = tip
+  if (next === 0) return past
+  const all = [{ run, next }, ...past]
+  const isContested = prev === null || past.length > CALM_PAST_RUNS
+  const bound = isContested ? WIRE_LIMITS.maxPastRuns : CALM_PAST_RUNS
+  return all.length <= bound ? all : all.toSpliced(bound - THINNED_PLACES + drawPlace(run), 1)
+}
+
+/** 0 most often, each number above it a quarter as often. Run ids are random, and in the log, so that all replicas draw alike. */
+function drawPlace(run: number): number {
+  let place = 0
+  for (let rest = run; rest % 4 === 0 && place < THINNED_PLACES - 1; rest /= 4) place++
+  return place
 }
 
 /** See RunFrame. */

@@ -192,7 +192,7 @@ test('a directory rolled back forks: all it has reaches the hub, copies are decl
   )
 }, 60_000)
 
-function twoDirectories(parameters: { seed: number; path?: string }): void {
+function twoDirectories(parameters: { seed?: number; path?: string; numRuns?: number } = {}): void {
   fc.assert(
     fc.property(
       fc.nat(),
@@ -232,17 +232,17 @@ function twoDirectories(parameters: { seed: number; path?: string }): void {
         }
       },
     ),
-    { numRuns: 300, endOnFailure: true, ...parameters },
+    { numRuns: 300, ...parameters },
   )
 }
 
 test('two directories of one edge and a hub that went back: each gets all it has to the hub, or says what is gone', () => {
-  twoDirectories({ seed: 1 })
+  twoDirectories()
 }, 60_000)
 
-// Known and open: in this history a record is neither at the hub nor declared. What is expected here is to be turned round.
-test('two directories of one edge and a hub that went back: one history loses a record unsaid', () => {
-  expect(() => twoDirectories({ seed: 1376373873, path: '87' })).toThrow(/Property failed/)
+test('two directories of one edge and a hub that went back: no ack of one proves anything after many starts of the other', () => {
+  // The hub remembered 8 runs, all of the other directory, and had lost what this one had acks for.
+  twoDirectories({ seed: 1376373873, path: '87', numRuns: 1 })
 }, 60_000)
 
 test('a topic deleted and made again gets a gap for what went to dead letters, other topics nothing of it', () => {

@@ -7,7 +7,8 @@ import type {
   RunFrame,
   UplinkHubFrame,
 } from '../../common/wire.ts'
-import { isSummary, WIRE_LIMITS } from '../../common/wire.ts'
+import { isSummary } from '../../common/wire.ts'
+import { pastOf } from '../../hub/replica/lanes.ts'
 
 /** The hub as wire.ts specifies it, without bytes: what the forwarder is tested against. All of its state is plain data. */
 
@@ -43,6 +44,8 @@ export interface HubLane {
   lane: number
   entries: Entry[]
   tip: LaneTip | null
+  /** What the tip's run followed. */
+  prev: RunFrame['prev']
 }
 
 export interface HubState {
@@ -130,7 +133,13 @@ function open(connection: HubConnection, frame: OpenFrame): UplinkHubFrame[] {
   const topicId = known ?? `${hub.clusterId}-${hub.nextTopic++}`
   hub.topics.set(frame.topic, topicId)
   const key = `${topicId}/${frame.lane}`
-  const lane = hub.lanes.get(key) ?? { topic: frame.topic, lane: frame.lane, entries: [], tip: null }
+  const lane = hub.lanes.get(key) ?? {
+    topic: frame.topic,
+    lane: frame.lane,
+    entries: [],
+    tip: null,
+    prev: null,
+  }
   hub.lanes.set(key, lane)
   connection.logs.set(frame.log, { key, blocked: false })
   return [
@@ -157,6 +166,8 @@ function apply(
   const { tip } = lane
   if (frame.t === 'run') {
     if (tip?.run === frame.run) return null
+    const isBehind = lane.prev?.run === frame.run || tip?.past?.some(({ run }) => run === frame.run) === true
+    if (isBehind) return { code: 'unknown_run' }
     if (frame.prev !== null && (tip?.run !== frame.prev.run || tip.next < frame.prev.end)) {
       return { code: 'unknown_run' }
     }
@@ -164,9 +175,9 @@ function apply(
     assert(frame.prev === null || frame.reason === 'next', 'a run with a predecessor says next')
     assert(frame.prev !== null || frame.reason !== 'next', 'a run without one says why')
     assert(frame.reason !== 'first' || tip === null, 'first is said only to a hub without tip')
-    const { past = [], run: before = 0, next = 0 } = tip ?? {}
-    const all = next === 0 ? past : [{ run: before, next }, ...past]
-    lane.tip = { run: frame.run, next: 0, committed: 0, past: all.slice(0, WIRE_LIMITS.maxPastRuns) }
+    const before = tip === null ? undefined : { edge: '', lane: lane.lane, prev: lane.prev, past: [], ...tip }
+    lane.tip = { run: frame.run, next: 0, committed: 0, past: pastOf(before) }
+    lane.prev = frame.prev
     lane.entries.push({ kind: 'run', run: frame.run, reason: frame.reason })
     return null
   }

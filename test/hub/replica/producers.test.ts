@@ -3,10 +3,12 @@ import { MAX_SEQUENCE, readHeader } from '../../../common/batch.ts'
 import { encodeCbor } from '../../../common/cbor.ts'
 import { isTributaryError } from '../../../common/errors.ts'
 import { createGapPlaces } from '../../../hub/replica/gap-places.ts'
-import type { GapRange, RunAnnouncement } from '../../../hub/replica/lanes.ts'
+import type { GapRange, LaneState, RunAnnouncement } from '../../../hub/replica/lanes.ts'
+import { pastOf } from '../../../hub/replica/lanes.ts'
 import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
 import { decodeSnapshot, encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { MAX_CLIENT_PRODUCERS, Producers } from '../../../hub/replica/producers.ts'
+import { seededRng } from '../../fake-clock.ts'
 import { runOf, testRun } from './batches.ts'
 
 const id = { edge: 'e1', lane: 0 }
@@ -235,6 +237,30 @@ describe('runs', () => {
       expect(refusal(() => declare(bad)).code).toBe('invalid_argument')
     },
   )
+
+  it('that came before are remembered: the newest, of older ones fewer and fewer, and the oldest for ever', () => {
+    const rng = seededRng(8)
+    const ids = Array.from({ length: 500 }, () => 2 ** 52 + rng.below(2 ** 52))
+    const agesOf = (isContested: boolean): number[] => {
+      let tip: LaneState | undefined
+      for (const [at, run] of ids.entries()) {
+        const before = ids[at - 1]
+        const prev = isContested || before === undefined ? null : { run: before, end: 3 }
+        tip = { ...id, run, next: 3, prev, past: pastOf(tip) }
+      }
+      return pastOf(tip).map(past => ids.length - 1 - ids.indexOf(past.run))
+    }
+    const calm = agesOf(false)
+    expect(calm).toHaveLength(8)
+    expect(calm.slice(0, 4)).toEqual([0, 1, 2, 3])
+    expect(calm).toEqual(calm.toSorted((left, right) => left - right))
+    expect(calm[6]).toBeGreaterThan(10)
+    expect(calm[7]).toBe(499)
+    const contested = agesOf(true)
+    expect(contested).toHaveLength(64)
+    expect(contested.slice(0, 60)).toEqual(Array.from({ length: 60 }, (_, age) => age))
+    expect(contested.at(-1)).toBe(499)
+  })
 
   it('are one lane of one edge each', () => {
     const { producers, start } = lane()
