@@ -1,13 +1,13 @@
 import type { Logger } from 'pino'
 import type { ChannelClosed } from '../../../common/channel.ts'
 import type { HubLimitsConfig } from '../../../common/config-hub.ts'
-import type { Clock, Link, Timer } from '../../../common/env.ts'
+import type { Clock, Link } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
-import { SECOND_MS } from '../../../common/limits.ts'
+import type { Intake } from '../../../common/intake.ts'
+import { createIntake } from '../../../common/intake.ts'
 import type { AcceptedChannel, ChannelFrame } from '../../../common/session.ts'
 import { acceptChannel } from '../../../common/session.ts'
 import type { HelloFrame, RequestFrame, SubscribeFrame } from '../../../common/wire.ts'
-import { CLOSE } from '../../../common/wire.ts'
 import type { Ports } from '../../ports.ts'
 import { answer } from './requests.ts'
 import type { StreamCounters, Streams } from './streams.ts'
@@ -17,8 +17,6 @@ import { createStreams } from './streams.ts'
 const MAX_SUBSCRIPTIONS_PER_CONNECTION = 10_000
 /** Requests under way for one connection; at the bound it is not read. */
 const MAX_REQUESTS_PER_CONNECTION = 256
-/** How long `close` waits for produce requests that the engine has. */
-const DRAIN_TIMEOUT_MS = 10 * SECOND_MS
 
 export interface SubscribeDeps {
   ports: Ports
@@ -84,23 +82,13 @@ class Subscriber implements SubscribeSession {
   private readonly deps: SubscribeDeps
   private readonly channel: AcceptedChannel
   private readonly streams: Streams
-  private readonly whenClosed: Promise<void>
-  private resolveClosed: () => void = () => {}
-  private requests = 0
-  private inflightBytes = 0
-  private reading = true
-  private draining = false
-  private closedAlready = false
-  private drainTimer: Timer | null = null
+  private readonly intake: Intake
 
   constructor(link: Link, deps: SubscribeDeps) {
     const { clock } = deps.env
     this.deps = deps
     deps.counters.connections++
     deps.counters.open++
-    this.whenClosed = new Promise(resolve => {
-      this.resolveClosed = resolve
-    })
     this.channel = acceptChannel(link, {
       clock,
       frames: 'client',
@@ -112,6 +100,16 @@ class Subscriber implements SubscribeSession {
       frame: frame => this.frame(frame),
       drain: () => this.streams.drained(),
       closed: closed => this.closed(closed),
+    })
+    this.intake = createIntake({
+      clock,
+      channel: this.channel,
+      maxBytes: deps.limits.maxInflightBytesPerConnection,
+      maxCount: MAX_REQUESTS_PER_CONNECTION,
+      paused: () => {
+        deps.counters.paused++
+      },
+      leaving: () => {},
     })
     this.streams = createStreams({
       logs: deps.ports.logs,
@@ -125,14 +123,8 @@ class Subscriber implements SubscribeSession {
   }
 
   close(): Promise<void> {
-    if (!this.draining && !this.closedAlready) {
-      this.draining = true
-      this.streams.stop()
-      this.channel.pause()
-      this.drainTimer = this.deps.env.clock.setTimer(() => this.goAway(), DRAIN_TIMEOUT_MS)
-      if (this.requests === 0) this.goAway()
-    }
-    return this.whenClosed
+    this.streams.stop()
+    return this.intake.drain()
   }
 
   sendAway(reason: string): void {
@@ -143,10 +135,6 @@ class Subscriber implements SubscribeSession {
   private failed(error: { message: string; details?: Readonly<Record<string, unknown>> }): void {
     if (error.details?.elsewhere === true && this.deps.ports.addresses().length > 0)
       this.sendAway(error.message)
-  }
-
-  private goAway(): void {
-    this.channel.close(CLOSE.goingAway, 'the hub stops')
   }
 
   private hello(hello: HelloFrame): void {
@@ -169,7 +157,7 @@ class Subscriber implements SubscribeSession {
   }
 
   private frame(frame: ChannelFrame<'client'>): void {
-    if (this.draining) return
+    if (this.intake.isDraining()) return
     switch (frame.t) {
       case 'credit':
         this.streams.credit(frame.sub, frame.bytes)
@@ -205,41 +193,18 @@ class Subscriber implements SubscribeSession {
     const costBytes = request.op === 'produce' ? request.batches.length : 0
     counters.requests++
     counters.producedBytes += costBytes
-    this.requests++
-    this.inflightBytes += costBytes
-    this.pauseOrResume()
+    this.intake.began(costBytes)
     const response = await answer(ports, request)
-    this.requests--
-    this.inflightBytes -= costBytes
     this.channel.send(response)
+    this.intake.done(costBytes)
     if (response.error !== undefined) {
       counters.requestErrors++
       this.failed(response.error)
-    }
-    if (!this.draining) this.pauseOrResume()
-    else if (this.requests === 0) this.goAway()
-  }
-
-  private pauseOrResume(): void {
-    const bound = this.deps.limits.maxInflightBytesPerConnection
-    if (this.reading && (this.requests >= MAX_REQUESTS_PER_CONNECTION || this.inflightBytes > bound)) {
-      this.reading = false
-      this.deps.counters.paused++
-      this.channel.pause()
-    } else if (
-      !this.reading &&
-      this.requests <= MAX_REQUESTS_PER_CONNECTION / 2 &&
-      this.inflightBytes <= bound / 2
-    ) {
-      this.reading = true
-      this.channel.resume()
     }
   }
 
   private closed(closed: ChannelClosed): void {
     const { counters, log } = this.deps
-    this.closedAlready = true
-    this.drainTimer?.cancel()
     this.streams.stop()
     counters.open--
     const code = closed.error?.code
@@ -249,6 +214,6 @@ class Subscriber implements SubscribeSession {
       { remote: this.channel.remote, code: closed.code, error: closed.error?.message },
       'client disconnected',
     )
-    this.resolveClosed()
+    this.intake.closed()
   }
 }

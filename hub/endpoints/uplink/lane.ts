@@ -38,8 +38,6 @@ export interface Lane {
   ack(): void
   /** Drops what waits; what the engine already has runs on. */
   stop(): void
-  /** Frames waiting or at the engine. */
-  pending(): number
 }
 
 /** Room in a frame for everything but the batches. */
@@ -79,7 +77,6 @@ export function createLane(host: LaneHost, handle: number): Lane {
       stopped = true
       for (const frame of queue.splice(0)) host.release(frameCost(frame))
     },
-    pending: () => queue.length + appending + (barrier ? 1 : 0),
   }
 
   /** Starts what may start: appends one behind the other, everything else alone. */

@@ -1,13 +1,14 @@
 import type { Logger } from 'pino'
 import type { ChannelClosed } from '../../../common/channel.ts'
 import type { HubLimitsConfig } from '../../../common/config-hub.ts'
-import type { Clock, Link, Timer } from '../../../common/env.ts'
+import type { Clock, Link } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
+import type { Intake } from '../../../common/intake.ts'
+import { createIntake } from '../../../common/intake.ts'
 import { SECOND_MS } from '../../../common/limits.ts'
 import type { AcceptedChannel, ChannelFrame } from '../../../common/session.ts'
 import { acceptChannel, toTributaryError } from '../../../common/session.ts'
 import type { HelloFrame, ReportFrame } from '../../../common/wire.ts'
-import { CLOSE } from '../../../common/wire.ts'
 import type { Ports } from '../../ports.ts'
 import type { Lane, LaneFrame } from './lane.ts'
 import { createLane, frameCost } from './lane.ts'
@@ -16,8 +17,6 @@ import { createLane, frameCost } from './lane.ts'
 const MAX_LOGS_PER_CONNECTION = 8_192
 /** What an edge is told to wait after a refusal that may pass. */
 const THROTTLE_MS = { not_available: SECOND_MS, disk_full: 5 * SECOND_MS } as const
-/** How long `close` waits for appends that the engine has. */
-const DRAIN_TIMEOUT_MS = 10 * SECOND_MS
 
 export type UplinkLimits = Pick<
   HubLimitsConfig,
@@ -89,22 +88,15 @@ class Uplink implements UplinkSession {
   private readonly moved = new Set<Lane>()
   /** What came between `start` and its being recorded. */
   private readonly early: LaneFrame[] = []
-  private readonly whenClosed: Promise<void>
-  private resolveClosed: () => void = () => {}
+  private readonly intake: Intake
   private edgeId = ''
   private session = 0
-  private state: 'hello' | 'granted' | 'starting' | 'started' | 'draining' | 'closed' = 'hello'
-  private inflightBytes = 0
-  private reading = true
-  private drainTimer: Timer | null = null
+  private state: 'hello' | 'granted' | 'starting' | 'started' | 'closed' = 'hello'
 
   constructor(link: Link, deps: UplinkDeps) {
     this.deps = deps
     deps.counters.connections++
     deps.counters.open++
-    this.whenClosed = new Promise(resolve => {
-      this.resolveClosed = resolve
-    })
     this.channel = acceptChannel(link, {
       clock: deps.env.clock,
       frames: 'edge',
@@ -117,17 +109,20 @@ class Uplink implements UplinkSession {
       drain: () => {},
       closed: closed => this.closed(closed),
     })
+    this.intake = createIntake({
+      clock: deps.env.clock,
+      channel: this.channel,
+      maxBytes: deps.limits.maxInflightBytesPerConnection,
+      maxCount: Number.POSITIVE_INFINITY,
+      paused: () => {
+        deps.counters.paused++
+      },
+      leaving: () => this.ackMoved(),
+    })
   }
 
   close(): Promise<void> {
-    if (this.state !== 'closed' && this.state !== 'draining') {
-      this.state = 'draining'
-      this.channel.pause()
-      const { clock } = this.deps.env
-      this.drainTimer = clock.setTimer(() => this.goAway(), DRAIN_TIMEOUT_MS)
-      this.goAwayWhenDrained()
-    }
-    return this.whenClosed
+    return this.intake.drain()
   }
 
   sendAway(reason: string): void {
@@ -204,7 +199,7 @@ class Uplink implements UplinkSession {
   // --------------------------------------------------------------------------------------------- frames
 
   private frame(frame: ChannelFrame<'edge'>): void {
-    if (this.state === 'draining') return
+    if (this.intake.isDraining()) return
     switch (frame.t) {
       case 'start':
         void this.start(frame.session).catch((error: unknown) => this.channel.fail(toTributaryError(error)))
@@ -227,12 +222,7 @@ class Uplink implements UplinkSession {
         `${frame.t} came before start: send the session number first`,
       )
     }
-    this.inflightBytes += frameCost(frame)
-    if (this.reading && this.inflightBytes > this.deps.limits.maxInflightBytesPerConnection) {
-      this.reading = false
-      this.deps.counters.paused++
-      this.channel.pause()
-    }
+    this.intake.began(frameCost(frame))
     if (this.state === 'starting') this.early.push(frame)
     else this.push(frame)
   }
@@ -269,7 +259,7 @@ class Uplink implements UplinkSession {
       edgeId: this.edgeId,
       maxFrameBytes: limits.maxFrameBytes,
       send: this.channel.send,
-      release: (costBytes: number) => this.release(costBytes),
+      release: this.intake.done,
       moved: (lane: Lane) => this.ackSoon(lane),
       refused: (error: TributaryError) => this.refused(error),
     }
@@ -316,27 +306,7 @@ class Uplink implements UplinkSession {
     this.channel.send({ t: 'throttle', delayMs })
   }
 
-  private release(costBytes: number): void {
-    this.inflightBytes -= costBytes
-    if (this.state === 'draining') this.goAwayWhenDrained()
-    else if (!this.reading && this.inflightBytes <= this.deps.limits.maxInflightBytesPerConnection / 2) {
-      this.reading = true
-      this.channel.resume()
-    }
-  }
-
   // --------------------------------------------------------------------------------------------- closing
-
-  private goAwayWhenDrained(): void {
-    for (const lane of this.lanes.values()) if (lane.pending() > 0) return
-    // After the acks that this turn still owes.
-    this.deps.env.clock.soon(() => this.goAway())
-  }
-
-  private goAway(): void {
-    this.ackMoved()
-    this.channel.close(CLOSE.goingAway, 'the hub stops')
-  }
 
   private stopLanes(): void {
     for (const lane of this.lanes.values()) lane.stop()
@@ -346,7 +316,6 @@ class Uplink implements UplinkSession {
     const { counters, log, ports } = this.deps
     const granted = this.session !== 0
     this.state = 'closed'
-    this.drainTimer?.cancel()
     this.stopLanes()
     counters.open--
     const code = closed.error?.code
@@ -357,6 +326,6 @@ class Uplink implements UplinkSession {
       { edge: this.edgeId, remote: this.channel.remote, code: closed.code, error: closed.error?.message },
       'edge disconnected',
     )
-    this.resolveClosed()
+    this.intake.closed()
   }
 }
