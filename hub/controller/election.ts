@@ -98,8 +98,11 @@ export function leadUnclean(state: PartitionState, nodes: NodesView): PartitionC
   return { ...ledBy({ ...state, isr: [leader] }, leader, nodes), unclean: true }
 }
 
-/** The in-sync set without a node that lost its data. It stays where no other replica could have any. */
-export function withoutSeat(state: PartitionState, nodeId: number): PartitionState {
-  if (state.replicas.length === 1 || !state.isr.includes(nodeId)) return state
+/**
+ * The in-sync set without a node that lost its data. `hasRest`: it came back with what is left of it, which nobody has more of where it is
+ * the only replica, so there it stays. One with another directory leaves there too: the one that holds all may only be away.
+ */
+export function withoutSeat(state: PartitionState, nodeId: number, hasRest: boolean): PartitionState {
+  if ((hasRest && state.replicas.length === 1) || !state.isr.includes(nodeId)) return state
   return { ...state, isr: state.isr.filter(member => member !== nodeId) }
 }

@@ -35,12 +35,18 @@ export function registerNode(
   const next = { ...given, ...times, nodeId, incarnation, fenced: true, left: false, draining }
   const nodes = viewOf(image, new Map([[nodeId, next]]))
   const lost = lostData || (known !== undefined && known.directoryId !== request.directoryId)
+  const hasRest = known !== undefined && directoryOf(known.directoryId) === directoryOf(request.directoryId)
   for (const state of image.partitionsOn(nodeId)) {
-    const seated = lost ? withoutSeat(state, nodeId) : state
+    const seated = lost ? withoutSeat(state, nodeId, hasRest) : state
     const change = settle(state, nodes, mayLeadUnclean(image, state), seated)
     if (change !== null) records.push(change)
   }
   return { records, response: { incarnation } }
+}
+
+/** A directory that gave up its seat sits under its id and a suffix. */
+function directoryOf(seatId: string): string {
+  return seatId.split('-', 1)[0] ?? seatId
 }
 
 function checkRegistration(image: Image, request: RegisterNode, controllerId: number): void {

@@ -100,8 +100,24 @@ describe('registration', () => {
     start(1)
     call('create-topic', { name: 't', partitions: 1 })
     fence(1)
-    start(1, { directoryId: 'wiped' })
+    start(1, { lostData: true })
     expect(at('t')).toMatchObject({ replicas: [1], isr: [1], leader: 1, leaderEpoch: 2 })
+    // The same directory, under another seat.
+    fence(1)
+    start(1, { directoryId: 'd1-2', lostData: true })
+    expect(at('t')).toMatchObject({ replicas: [1], isr: [1], leader: 1, leaderEpoch: 3 })
+  })
+
+  it('with another directory waits for an operator also where nobody else could have the data: the one that has it may be away', () => {
+    const { call, start, fence, at } = createStage()
+    start(1)
+    call('create-topic', { name: 't', partitions: 1 })
+    fence(1)
+    start(1, { directoryId: 'not-mounted' })
+    expect(at('t')).toMatchObject({ replicas: [1], isr: [], leader: null })
+    fence(1)
+    start(1)
+    expect(call('elect-unclean', { name: 't', partition: 0 })).toEqual({ leader: 1 })
   })
 })
 
