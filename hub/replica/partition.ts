@@ -119,7 +119,10 @@ export class Partition implements Leading {
       while (!this.#isQuiet()) {
         await this.#busy
         if (this.#store === null) await this.open()
-        else await this.#store.quiet()
+        else {
+          await this.#store.quiet()
+          if (!this.#mayLead(this.#store)) await this.#store.stand()
+        }
       }
     } catch (error) {
       this.#changing = false
@@ -141,7 +144,13 @@ export class Partition implements Leading {
     if (this.#busy !== null) return false
     if (this.#store === null) return this.#closedBy !== null || !this.#context.exists()
     const { log, reflected } = this.#store
-    return log.endOffset() === log.durableEndOffset() && log.endOffset() >= reflected.end
+    const isStill = log.endOffset() === log.durableEndOffset() && log.endOffset() >= reflected.end
+    return isStill && this.#mayLead(this.#store)
+  }
+
+  /** Who was not in sync may know of producers what it has yet to fetch, and as a leader never will: it would say that it holds what is lost. */
+  #mayLead(store: ReplicaStore): boolean {
+    return this.#role.kind !== 'leader' || (store.complete() && !store.ahead())
   }
 
   #act(): void {

@@ -41,6 +41,8 @@ export interface ReplicaStore extends History {
   install(snapshot: { offset: number; bytes: Uint8Array }): Promise<void>
   /** What is derived, made anew. Nothing else meanwhile. */
   rebuild(): Promise<void>
+  /** Makes what is derived that of this log alone, for who leads with what it has: what others had told of is lost. Nothing else meanwhile. */
+  stand(): Promise<void>
   /** An append that the log had taken failed. */
   appendFailed(error: unknown): void
 }
@@ -144,6 +146,10 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     ahead: () => producersFrom > log.endOffset(),
     quiet,
     rebuild,
+    stand: async () => {
+      if (producersFrom > log.endOffset()) await rebuild()
+      complete = true
+    },
     appendFailed,
     appendFetched: (batches, hubTimeMs) => {
       for (let at = 0; at < batches.length; ) at += validateBatch(batches, at, ANY_BATCH).sizeBytes
