@@ -23,6 +23,11 @@ export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)
 }
 
+/** Whether `host` means every address of a machine, and so none that could be dialled. */
+export function isAnyHost(host: string): boolean {
+  return host === '0.0.0.0' || host === '::'
+}
+
 /** Addresses of hubs that a list may have. */
 const MAX_HUB_URLS = 32
 

@@ -1,4 +1,4 @@
-import { isLoopback, parseAddress } from './address.ts'
+import { isAnyHost, isLoopback, parseAddress } from './address.ts'
 import * as value from './config-values.ts'
 import { DAY_MS, GIB, KIB, MIB, SECOND_MS } from './limits.ts'
 
@@ -131,6 +131,14 @@ export function clusterIssue(
     return [
       'peerListen',
       `an address, or an entry ${nodeId}@HOST:PORT in cluster.peers (--peers), to be found at`,
+    ]
+  }
+  const told = cluster.peers.map(parsePeer).find(peer => peer?.nodeId === nodeId)?.address ?? listen
+  if (told !== null && isAnyHost(parseAddress(told)?.host ?? '')) {
+    const key = told === cluster.peerListen ? 'peerListen' : 'peers'
+    return [
+      key,
+      `an address that other nodes can dial, or an entry ${nodeId}@HOST:PORT in cluster.peers (--peers) that is`,
     ]
   }
   if (listen === null || isLoopback(parseAddress(listen)?.host ?? '')) return null

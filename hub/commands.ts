@@ -30,7 +30,7 @@ const SETTINGS: readonly SettingFlag[] = [
   },
   {
     flags: '--peer-listen <host:port>',
-    description: 'where other nodes reach this one (default: its entry in --peers)',
+    description: 'where to listen for other nodes (default: its entry in --peers, which is what they dial)',
     paths: ['cluster.peerListen'],
   },
   {

@@ -69,7 +69,9 @@ describe('the cluster section', () => {
     ['no id', { 'cluster.peers': '127.0.0.1:7701' }, 'cluster.peers'],
     ['an id twice', { 'cluster.peers': '1@127.0.0.1:1,1@127.0.0.1:2' }, 'each id once'],
     ['nowhere to be found at', { 'cluster.peers': '2@127.0.0.1:7702' }, '1@HOST:PORT'],
-    ['a network without a proof', { 'cluster.peerListen': '0.0.0.0:7700' }, '--peer-secret-file'],
+    ['a network without a proof', { 'cluster.peerListen': '10.0.0.1:7700' }, '--peer-secret-file'],
+    ['what nobody can dial', { 'cluster.peerListen': '0.0.0.0:7700' }, '1@HOST:PORT'],
+    ['the same among the peers', { 'cluster.peers': '1@0.0.0.0:7700' }, 'can dial'],
     ['sessions shorter than two heartbeats', { 'cluster.sessionTimeoutMs': '500' }, 'heartbeatMs'],
     ['a secret that is not there', { 'cluster.peerSecretFile': '/nowhere' }, 'cluster.peerSecretFile'],
   ])('refuses %s', async (_, flags, expected) => {

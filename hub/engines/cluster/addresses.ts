@@ -1,8 +1,5 @@
-import { parseAddress } from '../../../common/address.ts'
+import { isAnyHost, parseAddress } from '../../../common/address.ts'
 import type { Image } from '../../controller/image.ts'
-
-/** Hosts that mean every address of a machine, and so none that could be dialled. */
-const ANY_HOST: ReadonlySet<string> = new Set(['0.0.0.0', '::'])
 
 /** Where edges and clients find the nodes that are alive, as those said; empty where there is but one. */
 export function clientAddresses(image: Image): string[] {
@@ -10,7 +7,7 @@ export function clientAddresses(image: Image): string[] {
   if (nodes.length < 2) return []
   return nodes.flatMap(({ httpAddress, fenced }) => {
     const address = parseAddress(httpAddress)
-    const isUsable = address !== null && address.port !== 0 && !ANY_HOST.has(address.host)
+    const isUsable = address !== null && address.port !== 0 && !isAnyHost(address.host)
     return isUsable && !fenced ? [httpAddress] : []
   })
 }
