@@ -21,11 +21,17 @@ const topicFields = {
   config,
 }
 const topicSummary = z.object({ ...topicFields, partitions: z.number() })
+const nodeIds = z.array(z.number()).default([])
 const topicDescription = z.object({
   ...topicFields,
   partitions: z.array(
     z.object({
       partition: z.number(),
+      /** Node ids; hubs that know no nodes do not say. */
+      leader: z.number().nullable().default(null),
+      replicas: nodeIds,
+      isr: nodeIds,
+      /** -1 where the partition has no leader now, as all that follows. */
       startOffset: z.number(),
       endOffset: z.number(),
       highWatermark: z.number(),

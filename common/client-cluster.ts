@@ -15,6 +15,19 @@ const status = z.object({
   underReplicated: z.number(),
   belowMinInSync: z.number(),
   reassigning: z.number(),
+  /** Partitions without a leader or with too few in sync, worst first; of many the first. */
+  unwell: z
+    .array(
+      z.object({
+        topic: z.string(),
+        partition: z.number(),
+        leader: z.number().nullable(),
+        replicas: z.array(z.number()),
+        isr: z.array(z.number()),
+        minInSync: z.number(),
+      }),
+    )
+    .default([]),
 })
 const node = z.object({
   nodeId: z.number(),

@@ -16,6 +16,8 @@ import { PEER_LIMITS, PEER_PATH } from '../common/wire-peer.ts'
 import { refuseOpenListener } from './endpoints/http/auth.ts'
 import type { HttpEndpoint } from './endpoints/http/server.ts'
 import { startHttp } from './endpoints/http/server.ts'
+import type { StartingListener } from './endpoints/http/starting.ts'
+import { listenWhileStarting } from './endpoints/http/starting.ts'
 import type { AcceptSocket } from './endpoints/http/upgrade.ts'
 import { acceptSubscriber, createSubscribeCounters } from './endpoints/subscribe/subscriber.ts'
 import { acceptUplink, createUplinkCounters } from './endpoints/uplink/uplink.ts'
@@ -59,15 +61,25 @@ export async function startHub(config: HubConfig, env: Env, log: Logger, stop?: 
     throw new TributaryError('config_invalid', message)
   }
   let peers: PeerListener | null = null
+  let starting: StartingListener | null = null
+  let reason = 'the node is starting'
+  const onWaiting = (why: string): void => {
+    reason = why
+  }
   const onPeers: EngineOptions['onPeers'] = async (accept, access) => {
+    starting = await answerWhileStarting(config, () => reason)
     peers = await listenToNodes(config, accept, access)
     if (peers !== null) log.info({ peers: formatAddress(peers.address) }, 'other nodes are listened for')
   }
-  const stopListening = async (): Promise<void> => peers?.close()
+  const releasePort = async (): Promise<void> => starting?.close()
+  const stopListening = async (): Promise<void> => {
+    await Promise.all([releasePort(), peers?.close()])
+  }
   try {
-    const options: EngineOptions = stop === undefined ? { onPeers } : { onPeers, stop }
+    const options: EngineOptions = { onPeers, onWaiting, ...(stop === undefined ? {} : { stop }) }
     const engine = await openClusterEngine(config, env, log, options)
     try {
+      await releasePort()
       const hub = await serveEngine(engine, config, env, log)
       return { ...hub, close: () => hub.close().finally(stopListening) }
     } catch (error) {
@@ -78,6 +90,12 @@ export async function startHub(config: HubConfig, env: Env, log: Logger, stop?: 
     await stopListening()
     throw error
   }
+}
+
+/** Null where nobody could know the port yet. */
+function answerWhileStarting(config: HubConfig, reason: () => string): Promise<StartingListener> | null {
+  const address = listenAddress(config)
+  return address.port === 0 ? null : listenWhileStarting(address, reason)
 }
 
 /** Null for a node alone. */

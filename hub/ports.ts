@@ -257,6 +257,19 @@ export interface ClusterStatus {
   belowMinInSync: number
   /** Replicas move. */
   reassigning: number
+  /** The partitions that the first three counts are of, worst first; of many the first hundred. */
+  unwell: UnwellPartition[]
+}
+
+/** A partition that misses a leader or replicas in sync. */
+export interface UnwellPartition {
+  topic: string
+  partition: number
+  leader: number | null
+  replicas: number[]
+  isr: number[]
+  /** As many in sync as acks=all needs. */
+  minInSync: number
 }
 
 /** Where a partition's replicas are; node ids. */

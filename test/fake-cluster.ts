@@ -25,6 +25,7 @@ export function createFakeCluster(): Cluster {
       underReplicated: 3,
       belowMinInSync: 1,
       reassigning: 0,
+      unwell: [{ topic: 'telemetry', partition: 1, leader: 2, replicas: [1, 2, 3], isr: [2], minInSync: 2 }],
     }),
     nodes: () => {
       const shown = [...nodes.values()].map(one => ({ ...one }))

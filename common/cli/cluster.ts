@@ -1,7 +1,7 @@
 import type { Command } from 'commander'
 import { InvalidArgumentError } from 'commander'
 import type { TributaryClient } from '../client.ts'
-import type { NodeSummary } from '../client-cluster.ts'
+import type { ClusterSummary, NodeSummary } from '../client-cluster.ts'
 import { MAX_NODE_ID } from '../config-cluster.ts'
 import { isTributaryError } from '../errors.ts'
 import { SECOND_MS } from '../limits.ts'
@@ -42,27 +42,68 @@ A node is added by starting it: tributary hub --node 4 --peers 1@HOST:PORT,4@HOS
 }
 
 function addStatus(cluster: Command, cli: Cli): void {
-  const status = cluster.command('status').description('Show whether the cluster is well')
+  const status = cluster
+    .command('status')
+    .description('Show whether the cluster is well, and which partitions are not')
   withClientOptions(status)
     .option('--json', 'print JSON')
-    .addHelpText('after', examples('tributary cluster status', 'tributary cluster status --json'))
-    .action((flags: ClientFlags & { json?: true }) =>
+    .option('--wait', 'wait until every replica is in sync, as between the restarts of two nodes')
+    .addHelpText(
+      'after',
+      examples(
+        'tributary cluster status',
+        'tributary cluster status --json',
+        'tributary cluster status --wait',
+      ),
+    )
+    .action((flags: ClientFlags & { json?: true; wait?: true }) =>
       withClient(cli, flags, async client => {
+        if (flags.wait) await waitUntilNone(cli, 'bringing replicas in sync', () => outOfSync(client))
         const now = await client.cluster.status()
         if (flags.json) return printJson(cli.stdout, now)
-        const rows: [string, string | number][] = [
-          ['cluster', now.clusterId],
-          ['controller', now.controllerId === null ? 'none' : `node ${now.controllerId} (term ${now.term})`],
-          ['nodes active', `${now.activeNodes} of ${now.nodes}`],
-          ['partitions', now.partitions],
-          ['  without a leader', now.leaderless],
-          ['  below min in-sync', now.belowMinInSync],
-          ['  under-replicated', now.underReplicated],
-          ['  being reassigned', now.reassigning],
-        ]
-        for (const [name, value] of rows) cli.stdout.write(`${name.padEnd(20)} ${value}\n`)
+        await printStatus(cli, now)
       }),
     )
+}
+
+async function outOfSync(client: TributaryClient): Promise<number> {
+  const { leaderless, underReplicated, reassigning } = await client.cluster.status()
+  return Math.max(leaderless, underReplicated, reassigning)
+}
+
+async function printStatus(cli: Cli, now: ClusterSummary): Promise<void> {
+  const rows: [string, string | number][] = [
+    ['cluster', now.clusterId],
+    ['well', verdictOf(now)],
+    ['controller', now.controllerId === null ? 'none' : `node ${now.controllerId} (term ${now.term})`],
+    ['nodes active', `${now.activeNodes} of ${now.nodes}`],
+    ['partitions', now.partitions],
+    ['  without a leader', now.leaderless],
+    ['  below min in-sync', now.belowMinInSync],
+    ['  under-replicated', now.underReplicated],
+    ['  being reassigned', now.reassigning],
+  ]
+  for (const [name, value] of rows) cli.stdout.write(`${name.padEnd(20)} ${value}\n`)
+  if (now.unwell.length === 0) return
+  const headings = ['topic', 'partition', 'leader', 'replicas', 'in sync', 'min in-sync']
+  const unwell = now.unwell.map(({ topic, partition, leader, replicas, isr, minInSync }) => [
+    ...[topic, partition, leader ?? 'none', replicas.join(' ')],
+    ...[isr.join(' ') || 'none', minInSync],
+  ])
+  cli.stdout.write('\n')
+  await printTable(cli.stdout, headings, unwell)
+}
+
+/** The worst first, with what to do. */
+function verdictOf(now: ClusterSummary): string {
+  if (now.controllerId === null)
+    return 'no: this node knows no controller; a majority of the voters must be up'
+  if (now.leaderless > 0)
+    return 'no: partitions without a leader are neither written nor read; start the nodes that hold them'
+  if (now.belowMinInSync > 0)
+    return 'no: partitions below min in-sync take no records; start the nodes that are missing'
+  if (now.activeNodes < now.nodes) return 'no: nodes are missing; all partitions are served'
+  return now.underReplicated > 0 ? 'not yet: replicas catch up' : 'yes'
 }
 
 function stateOf(node: NodeSummary): string {
@@ -138,11 +179,12 @@ function addRemove(cluster: Command, cli: Cli): void {
     .argument('<node>', 'node id', nodeId)
     .description('Forget a node that is drained and stopped, or lost for good with its replicas elsewhere')
   withClientOptions(remove)
+    .option('--json', 'print JSON')
     .addHelpText('after', examples('tributary cluster remove 1'))
-    .action((id: number, flags: ClientFlags) =>
+    .action((id: number, flags: ClientFlags & { json?: true }) =>
       withClient(cli, flags, async client => {
         await client.cluster.remove(id)
-        cli.stdout.write(`removed node ${id}\n`)
+        say(cli, flags, { node: id, removed: true }, `removed node ${id}`)
       }),
     )
 }

@@ -143,7 +143,7 @@ function addDescribe(topics: Command, cli: Cli): void {
   const describe = topics
     .command('describe')
     .argument('<topic>')
-    .description('Show a topic, its settings and how far each partition is')
+    .description('Show a topic, its settings, how far each partition is and where its replicas are')
   withClientOptions(describe)
     .option('--json', 'print JSON')
     .addHelpText(
@@ -166,13 +166,20 @@ function addDescribe(topics: Command, cli: Cli): void {
             `in-sync replicas at least ${config.minInsyncReplicas ?? 'by default'}; ` +
             `unclean leader election ${config.uncleanLeaderElection ? 'on' : 'off'}\n\n`,
         )
-        const headings = ['partition', 'start offset', 'end offset', 'high watermark', 'bytes']
+        const headings = [
+          ...['partition', 'start offset', 'end offset', 'high watermark', 'bytes'],
+          ...['leader', 'replicas', 'in sync'],
+        ]
+        const known = (count: number): number | string => (count < 0 ? '?' : count)
         const rows = topic.partitions.map(partition => [
           partition.partition,
-          partition.startOffset,
-          partition.endOffset,
-          partition.highWatermark,
-          partition.sizeBytes,
+          known(partition.startOffset),
+          known(partition.endOffset),
+          known(partition.highWatermark),
+          known(partition.sizeBytes),
+          partition.leader ?? 'none',
+          partition.replicas.join(' '),
+          partition.isr.join(' '),
         ])
         await printTable(cli.stdout, headings, rows)
       }),

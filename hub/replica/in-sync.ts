@@ -37,6 +37,10 @@ export interface InSync {
   settled(): boolean
   /** Whether there are as many in sync as an acks=all append needs. */
   mayCommit(): boolean
+  /** How many are in sync, and how many must be. */
+  standing(): { inSync: number; required: number }
+  /** Offsets that the replica furthest behind has yet to make durable; of one that said nothing, all. */
+  lag(): number
   /** No other replica has a say. */
   alone(): boolean
   inSync(nodeId: number): boolean
@@ -131,6 +135,14 @@ export function createInSync(self: number, first: Seats, firstRequired: number, 
     highWatermark: () => watermark,
     settled: () => watermark >= electedEnd,
     mayCommit: () => seats.isr.length >= required,
+    standing: () => ({ inSync: seats.isr.length, required }),
+    lag: () => {
+      const others = seats.replicas.filter(id => id !== self)
+      return others.reduce(
+        (most, id) => Math.max(most, ownEnd - Math.max(0, members.get(id)?.durableEnd ?? 0)),
+        0,
+      )
+    },
     alone: () => counted.length === 0 && seats.replicas.length === 1,
     inSync: nodeId => seats.isr.includes(nodeId),
     own: durableEnd => {

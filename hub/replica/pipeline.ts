@@ -80,7 +80,7 @@ export function createPipeline(context: PipelineContext): Pipeline {
   async function attempt<T>({ quorum }: Needs, operation: () => Promise<T>): Promise<T> {
     try {
       if (closedBy !== null) throw closedBy
-      if (quorum && !inSync.mayCommit()) throw tooFewInSync(context.name)
+      if (quorum && !inSync.mayCommit()) throw tooFewInSync(context.name, inSync)
       noticeTakenBack(null)
       return await operation()
     } catch (error) {
@@ -169,9 +169,11 @@ function tookNothing(): never {
   throw new AssertionFailure('the log took an append without giving it offsets')
 }
 
-function tooFewInSync(name: string): TributaryError {
+function tooFewInSync(name: string, known: Pick<InSync, 'standing'>): TributaryError {
+  const { inSync, required } = known.standing()
   return new TributaryError(
     'not_available',
-    `${name}: too few replicas are in sync to commit what is sent; try again when more nodes are up`,
+    `${name}: ${inSync} ${inSync === 1 ? 'replica is' : 'replicas are'} in sync, ${required} must be to take this (minInsyncReplicas): bring its other nodes back ("tributary cluster status" names them), then try again`,
+    { details: { inSync, required } },
   )
 }

@@ -44,7 +44,7 @@ export function registerCluster(app: FastifyInstance, context: HttpContext): voi
   })
   app.post('/v1/cluster/balance', options, async () => cluster.balance())
   app.get('/v1/topics/:name/placement', async request => ({
-    partitions: cluster.placements(topics.byName(nameParam(request)).topicId),
+    partitions: cluster.placements((await topics.find(nameParam(request))).topicId),
   }))
   app.post('/v1/topics/:name/reassign', options, async request => {
     const { replication } = parseWith(reassignSchema, request.body ?? {}, 'body')

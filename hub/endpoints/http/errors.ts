@@ -11,7 +11,7 @@ export interface ErrorBody {
 }
 
 /** What clients wait before they try a retriable failure again. */
-const RETRY_AFTER_SECONDS = 1
+export const RETRY_AFTER_SECONDS = 1
 
 export function errorBody(error: TributaryError): ErrorBody {
   return { error: { code: error.code, message: error.message, details: error.details } }

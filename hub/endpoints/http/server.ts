@@ -3,7 +3,6 @@ import type { AddressInfo } from 'node:net'
 import type { FastifyBaseLogger, FastifyError, FastifyInstance } from 'fastify'
 import Fastify, { LogController } from 'fastify'
 import type { Address } from '../../../common/address.ts'
-import { formatAddress } from '../../../common/address.ts'
 import type { Clock, Codec } from '../../../common/env.ts'
 import { isTributaryError, messageOf, systemErrorCode, TributaryError } from '../../../common/errors.ts'
 import { MAX_TOPIC_NAME_LENGTH, SECOND_MS } from '../../../common/limits.ts'
@@ -18,6 +17,7 @@ import type { Drain } from './drain.ts'
 import { createDrain } from './drain.ts'
 import { edgeReadings, registerEdges } from './edges.ts'
 import { errorBody, fromFastify, sendError } from './errors.ts'
+import { listenError } from './listen-error.ts'
 import { handleUnknown } from './not-found.ts'
 import { registerProduce } from './produce.ts'
 import { registerRead } from './read.ts'
@@ -175,28 +175,6 @@ async function listen(app: FastifyInstance, address: Address): Promise<void> {
   } catch (error) {
     await app.close()
     throw listenError(error, address)
-  }
-}
-
-function listenError(error: unknown, address: Address): unknown {
-  const place = formatAddress(address)
-  switch (systemErrorCode(error)) {
-    case 'EADDRINUSE':
-      return new TributaryError(
-        'port_in_use',
-        `${place} is in use by another process: choose another address with --http HOST:PORT`,
-        { cause: error, details: { flag: '--http', address: place } },
-      )
-    case 'EACCES':
-    case 'EADDRNOTAVAIL':
-    case 'ENOTFOUND':
-      return new TributaryError(
-        'invalid_argument',
-        `can't listen on ${place} (${messageOf(error)}): choose an address of this machine with --http HOST:PORT`,
-        { cause: error, details: { flag: '--http', address: place } },
-      )
-    default:
-      return error
   }
 }
 

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
 import { isTributaryError } from '../../../common/errors.ts'
 import { KIB, SECOND_MS } from '../../../common/limits.ts'
-import type { CreateTopic, Logs, PartitionBounds, Topic, TopicConfig } from '../../ports.ts'
+import type { CreateTopic, PartitionBounds, Placement, Ports, Topic, TopicConfig } from '../../ports.ts'
 import type { HttpContext } from './context.ts'
 import { parseWith } from './errors.ts'
 import { nameParam } from './query.ts'
@@ -12,16 +12,18 @@ import { nameParam } from './query.ts'
  *
  *   GET /v1/topics             {"topics":[{"name","topicId","partitions":12,"replication","internal","createdMs","config"}]}
  *   POST /v1/topics            {"name","partitions"?,"replication"?,"config"?} -> 201 and the topic as GET shows it
- *   GET /v1/topics/:name       as above, with "partitions":[{"partition","startOffset","endOffset","highWatermark",...}], all of them
- *                              -1 where the partition has no leader now
+ *   GET /v1/topics/:name       as above, with "partitions":[{"partition","leader","replicas","isr","startOffset","endOffset",
+ *                              "highWatermark",...}]; offsets are -1 where the partition has no leader now
  *   PATCH /v1/topics/:name     {"partitions"?,"config"?} -> the topic; partitions may only grow
  *   DELETE /v1/topics/:name    204
  */
 
-/** A topic with where its partitions stand. */
+/** A topic with where its partitions are, and where they stand. */
 export interface TopicDescription extends Omit<Topic, 'partitions'> {
-  partitions: ({ partition: number } & PartitionBounds)[]
+  partitions: (Placement & PartitionBounds)[]
 }
+
+type Described = Pick<Ports, 'logs' | 'cluster'>
 
 /** How long a description waits for leaders. */
 const DESCRIBE_WAIT_MS = SECOND_MS
@@ -72,7 +74,7 @@ function unknownKeys(known: readonly string[]) {
 }
 
 export function registerTopics(app: FastifyInstance, context: HttpContext): void {
-  const { topics, logs } = context.ports
+  const { topics } = context.ports
   const options = { bodyLimit: MAX_TOPIC_BODY_BYTES }
 
   app.get('/v1/topics', async () => ({ topics: topics.list() }))
@@ -87,17 +89,19 @@ export function registerTopics(app: FastifyInstance, context: HttpContext): void
     return reply
       .code(201)
       .header('location', `/v1/topics/${topic.name}`)
-      .send(await describeTopic(topic, logs))
+      .send(await describeTopic(topic, context.ports))
   })
 
-  app.get('/v1/topics/:name', async request => describeTopic(await topics.find(nameParam(request)), logs))
+  app.get('/v1/topics/:name', async request =>
+    describeTopic(await topics.find(nameParam(request)), context.ports),
+  )
 
   app.patch('/v1/topics/:name', options, async request => {
     const { partitions, config } = parseWith(alterSchema, request.body, 'body')
     const change: { partitions?: number; config?: Partial<TopicConfig> } = {}
     if (partitions !== undefined) change.partitions = partitions
     if (config !== undefined) change.config = configOf(config)
-    return describeTopic(await topics.alter(nameParam(request), change), logs)
+    return describeTopic(await topics.alter(nameParam(request), change), context.ports)
   })
 
   app.delete('/v1/topics/:name', async (request, reply) => {
@@ -118,16 +122,26 @@ function configOf(parsed: z.infer<typeof configSchema>): Partial<TopicConfig> {
   return config
 }
 
-async function describeTopic(topic: Topic, logs: Logs): Promise<TopicDescription> {
-  const asked = Array.from({ length: topic.partitions }, async (_, partition) => ({
-    partition,
-    ...(await boundsNow(logs, topic.topicId, partition)),
-  }))
-  return { ...topic, partitions: await Promise.all(asked) }
+async function describeTopic(topic: Topic, { logs, cluster }: Described): Promise<TopicDescription> {
+  const { topicId, partitions } = topic
+  const bounds = await Promise.all(
+    Array.from({ length: partitions }, (_, partition) => boundsNow(logs, topicId, partition)),
+  )
+  // The places as they are when the leaders have answered; the epoch is the one that the offsets are of.
+  const places = cluster.placements(topicId)
+  return {
+    ...topic,
+    partitions: bounds.map((stands, partition) => ({ ...placeOf(places, partition), ...stands })),
+  }
+}
+
+function placeOf(places: readonly Placement[], partition: number): Placement {
+  const none = { leader: null, leaderEpoch: 0, replicas: [], isr: [], adding: [], removing: [] }
+  return places[partition] ?? { partition, ...none }
 }
 
 /** One partition without a leader must not hide all others. */
-async function boundsNow(logs: Logs, topicId: string, partition: number): Promise<PartitionBounds> {
+async function boundsNow(logs: Ports['logs'], topicId: string, partition: number): Promise<PartitionBounds> {
   try {
     return await logs.bounds(topicId, partition, DESCRIBE_WAIT_MS)
   } catch (error) {

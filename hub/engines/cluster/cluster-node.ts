@@ -38,6 +38,8 @@ export interface ClusterNodeContext {
   failed(error: TributaryError): void
   /** Links of other nodes can be accepted from now on. */
   onPeers(accept: (link: Link) => void): Promise<void>
+  /** Told what the node waits for, before it is registered. */
+  waiting?: (reason: string) => void
   /** Ends the wait for others. */
   stop: AbortSignal
 }
@@ -74,7 +76,7 @@ interface PeerAddress {
  * metadata follows. Rejects with `directory_newer_format`, `corrupt_log`, `config_invalid`, `closed`.
  */
 export async function openClusterNode(context: ClusterNodeContext): Promise<ClusterNode> {
-  const { config, env, log, storage, settings, failed } = context
+  const { config, env, log, storage, settings, failed, waiting = () => {} } = context
   const { clock } = env
   const { nodeId, cluster } = config
   const configured = cluster.peers.map(peerAddress)
@@ -112,7 +114,15 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
 
   async function founded(): Promise<LoadedMember> {
     const ids = configured.map(peer => peer.nodeId)
-    const step = await whenDecided({ clock, nodeId, peers: ids, links: peers, log, stop: context.stop })
+    const step = await whenDecided({
+      clock,
+      nodeId,
+      peers: ids,
+      links: peers,
+      log,
+      waiting,
+      stop: context.stop,
+    })
     if (step.t === 'join') {
       log.info({ clusterId: step.clusterId }, 'joining the cluster')
       return joinCluster(storage, step.clusterId)
@@ -159,6 +169,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
       sessionTimeoutMs: cluster.sessionTimeoutMs,
       nodeId,
       failed,
+      waiting,
     })
     const times = { heartbeatMs: cluster.heartbeatMs, sessionTimeoutMs: cluster.sessionTimeoutMs }
     const { livingAs } = lifecycle

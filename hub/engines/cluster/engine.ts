@@ -17,6 +17,7 @@ import type { Role } from '../../replica/role.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
 import { clientAddresses } from './addresses.ts'
 import { createCalls } from './calls.ts'
+import { claimDirectory, refuseOthersDirectory } from './claim.ts'
 import type { ClusterNode } from './cluster-node.ts'
 import { openClusterNode } from './cluster-node.ts'
 import { createFleet } from './fleet.ts'
@@ -25,6 +26,7 @@ import { createLogs } from './logs.ts'
 import { startMaintenance } from './maintenance.ts'
 import type { MetadataStats, QuorumMetadata } from './metadata.ts'
 import { createCluster } from './overview.ts'
+import { countPartitionChanges } from './partition-changes.ts'
 import type { PartitionTable } from './partitions.ts'
 import {
   createPartitionTable,
@@ -37,6 +39,7 @@ import { linkReadings } from './peers/readings.ts'
 import { openQuorumStorage } from './quorum/storage.ts'
 import { engineReadings } from './readings.ts'
 import { roleIn, startReplication } from './replication.ts'
+import { replicationReadings } from './replication-readings.ts'
 import { createRoutes } from './routes.ts'
 import { createTails } from './tails.ts'
 import { createTopics } from './topics.ts'
@@ -84,6 +87,8 @@ export interface ClusterEngine {
 export interface EngineOptions {
   /** Called when links of other nodes can be accepted, which may be long before the engine is open. */
   onPeers?: (accept: (link: Link) => void, access: PeerAccess) => Promise<void>
+  /** Told what the node waits for, before it is open. */
+  onWaiting?: (reason: string) => void
   /** Ends the wait for other nodes: opening rejects with `closed` then. */
   stop?: AbortSignal
 }
@@ -148,6 +153,7 @@ async function openOver(
     )
   }
   const { nodeId } = config
+  await refuseOthersDirectory(env.disk, dataDir.path, nodeId)
   const storage = await openQuorumStorage({ dataDir, disk: env.disk, clock, nodeId, onDamage })
   const access = await readPeerAccess(config, env.disk)
   const node = await openClusterNode({
@@ -160,9 +166,17 @@ async function openOver(
     access,
     failed: failure.fail,
     onPeers: async accept => options.onPeers?.(accept, access),
+    waiting: reason => options.onWaiting?.(reason),
     stop: options.stop ?? new AbortController().signal,
   })
   const { metadata, clusterId, lifecycle } = node
+  try {
+    const { config: members } = metadata.status()
+    await claimDirectory(env.disk, dataDir.path, nodeId, storage.seatId(), members, log)
+  } catch (error) {
+    await node.close()
+    throw error
+  }
   // Who votes alone has all of the metadata at hand; others learn it when they register.
   if (metadata.isAlone()) await whenTrue(metadata, failure, () => metadata.activeTerm() !== null)
   // From here on the metadata is as it was when this node came, or later.
@@ -195,6 +209,15 @@ async function openOver(
     replicaLagMaxMs,
     reassignBytesPerSecond,
     log,
+  })
+  const changes = countPartitionChanges(metadata, nodeId)
+  const replicas = replicationReadings({
+    clock,
+    nodeId,
+    image: metadata.image,
+    partitions,
+    replication: replication.stats,
+    changes,
   })
   const topics = createTopics(metadata, partitions)
   const routes = createRoutes({ clock, nodeId, metadata, peers, partitions })
@@ -284,7 +307,7 @@ async function openOver(
       },
     },
     stats: current,
-    readings: [...engineReadings(current), ...linkReadings(peers, routes, tails)],
+    readings: [...engineReadings(current), ...replicas, ...linkReadings(peers, routes, tails)],
     onFailed: failure.listen,
     leave: lifecycle.leave,
     close: () => {

@@ -32,6 +32,8 @@ export interface LifecycleContext {
   nodeId: number
   /** The node can't go on as this one. */
   failed(error: TributaryError): void
+  /** Told why it is not registered yet. */
+  waiting(reason: string): void
 }
 
 export interface Lifecycle {
@@ -66,6 +68,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
       try {
         const given = await metadata.submit('register-node', registration)
         incarnation = given.incarnation
+        context.waiting('the node opens its partitions')
         checkRegistration()
         return given.incarnation
       } catch (error) {
@@ -73,6 +76,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
         const reason = messageOf(error)
         if (reason !== told) log.warn({ reason }, 'the node is not registered yet')
         told = reason
+        context.waiting(`the node is not registered in its cluster yet: ${reason}`)
       }
       await pause(clock, REGISTER_RETRY_MS)
     }

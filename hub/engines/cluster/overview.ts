@@ -1,7 +1,7 @@
 import type { Image } from '../../controller/image.ts'
 import type { PartitionState } from '../../controller/types.ts'
 import { requiredInSyncOf } from '../../controller/types.ts'
-import type { Cluster, NodeInfo, Placement } from '../../ports.ts'
+import type { Cluster, ClusterStatus, NodeInfo, Placement, UnwellPartition } from '../../ports.ts'
 import { nodeIdOf } from '../../raft/types.ts'
 import type { QuorumMetadata } from './metadata.ts'
 import { knownTopic } from './topics.ts'
@@ -12,26 +12,7 @@ type ClusterMetadata = Pick<QuorumMetadata, 'image' | 'controllerId' | 'status' 
 /** The cluster as operators see it and change it: views of the metadata, and requests to the controller. */
 export function createCluster(metadata: ClusterMetadata): Cluster {
   return {
-    status: () => {
-      const image = metadata.image()
-      const nodes = image.nodes()
-      const counts = { partitions: 0, leaderless: 0, underReplicated: 0, belowMinInSync: 0, reassigning: 0 }
-      for (const state of image.partitionStates()) {
-        counts.partitions++
-        if (state.leader === null) counts.leaderless++
-        if (state.isr.length < state.replicas.length) counts.underReplicated++
-        if (state.isr.length < requiredOf(image, state)) counts.belowMinInSync++
-        if (state.adding.length + state.removing.length > 0) counts.reassigning++
-      }
-      return {
-        clusterId: image.clusterId() ?? '',
-        controllerId: metadata.controllerId(),
-        term: metadata.status().term,
-        nodes: nodes.length,
-        activeNodes: nodes.filter(node => !node.fenced).length,
-        ...counts,
-      }
-    },
+    status: () => statusOf(metadata),
     nodes: () => nodeInfos(metadata),
     placements: topicId => {
       const { partitions } = knownTopic(metadata, topicId)
@@ -50,6 +31,51 @@ export function createCluster(metadata: ClusterMetadata): Cluster {
     reassign: (name, replication) => metadata.submit('reassign-topic', { name, replication }),
     electUnclean: (name, partition) => metadata.submit('elect-unclean', { name, partition }),
   }
+}
+
+function statusOf(metadata: ClusterMetadata): ClusterStatus {
+  const image = metadata.image()
+  const nodes = image.nodes()
+  const counts = { partitions: 0, leaderless: 0, underReplicated: 0, belowMinInSync: 0, reassigning: 0 }
+  const unwell: PartitionState[][] = [[], [], []]
+  for (const state of image.partitionStates()) {
+    counts.partitions++
+    const isBelowMin = isBelowMinInSync(image, state)
+    const isShort = state.isr.length < state.replicas.length
+    if (state.leader === null) counts.leaderless++
+    if (isShort) counts.underReplicated++
+    if (isBelowMin) counts.belowMinInSync++
+    if (state.adding.length + state.removing.length > 0) counts.reassigning++
+    if (isShort || isBelowMin || state.leader === null)
+      unwell[state.leader === null ? 0 : isBelowMin ? 1 : 2]?.push(state)
+  }
+  return {
+    clusterId: image.clusterId() ?? '',
+    controllerId: metadata.controllerId(),
+    term: metadata.status().term,
+    nodes: nodes.length,
+    activeNodes: nodes.filter(node => !node.fenced).length,
+    ...counts,
+    unwell: unwell
+      .flat()
+      .slice(0, MAX_UNWELL)
+      .map(state => unwellOf(image, state)),
+  }
+}
+
+/** Partitions named one by one in a status. */
+const MAX_UNWELL = 100
+
+function unwellOf(image: Image, state: PartitionState): UnwellPartition {
+  const { topicId, partition, leader, replicas, isr } = state
+  const topic = image.topicById(topicId)?.name ?? topicId
+  const minInSync = requiredOf(image, state)
+  return { topic, partition, leader, replicas: [...replicas], isr: [...isr], minInSync }
+}
+
+/** Whether too few replicas are in sync for acks=all. */
+export function isBelowMinInSync(image: Image, state: PartitionState): boolean {
+  return state.isr.length < requiredOf(image, state)
 }
 
 function requiredOf(image: Image, state: PartitionState): number {

@@ -86,7 +86,7 @@ export function dialNode(
       link = await env.net.dial(urlOf(context, address), dialOptions(context))
     } catch (error) {
       if (isRefused(error) && !closed) changed('refused')
-      failed(messageOf(error))
+      failed(isTributaryError(error, 'unauthorized') ? otherSecret(name, error) : error)
     } finally {
       dialling = false
     }
@@ -96,11 +96,14 @@ export function dialNode(
   }
 
   /** Says so once for each reason, and comes again. */
-  function failed(reason: string): void {
+  function failed(error: unknown): void {
     if (closed) return
+    const reason = messageOf(error)
     if (!told.has(reason) && told.size < MAX_TOLD_REASONS) {
       told.add(reason)
-      log.info({ node: nodeId, address, reason }, 'another node is not reached')
+      // Who is not there may come; what is set wrong stays wrong.
+      const level = isTributaryError(error) && !error.retriable ? 'warn' : 'info'
+      log[level]({ node: nodeId, address, reason }, 'another node is not reached')
     }
     const ceilingMs = Math.min(RETRY_MAX_MS, RETRY_MIN_MS * 2 ** Math.min(failures - 1, 16))
     const delayMs = failures === 0 ? 0 : ceilingMs * (0.5 + env.rng.float() / 2)
@@ -192,7 +195,7 @@ export function dialNode(
       changed('down')
     }
     whenGone()
-    failed(why)
+    failed(error ?? why)
   }
 
   void dial()
@@ -253,6 +256,12 @@ function dialOptions({ access }: PeerContext): DialOptions {
     ...(secret === null ? {} : { token: secret }),
     ...(tls === null ? {} : { caPem: tls.caPem, identity: { certPem: tls.certPem, keyPem: tls.keyPem } }),
   }
+}
+
+/** What was sent instead of a token, in the words of who sets it. */
+function otherSecret(name: string, cause: unknown): TributaryError {
+  const message = `${name} does not take this node's secret: cluster.peerSecretFile (--peer-secret-file) must hold the same on all nodes`
+  return new TributaryError('unauthorized', message, { cause })
 }
 
 /** Whether the machine answered that nothing listens there. */

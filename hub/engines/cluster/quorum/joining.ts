@@ -18,6 +18,8 @@ export interface JoiningContext {
   peers: readonly number[]
   links: Pick<Peers, 'identity' | 'onLink'>
   log: Logger
+  /** Told what it waits for. */
+  waiting(reason: string): void
   stop: AbortSignal
 }
 
@@ -25,7 +27,7 @@ type Decided = Extract<FoundingStep, { t: 'found' | 'join' }>
 
 /** Rejects with `config_invalid` where the others belong to different clusters, `closed` where it is stopped. */
 export function whenDecided(context: JoiningContext): Promise<Decided> {
-  const { clock, nodeId, peers, links, log, stop } = context
+  const { clock, nodeId, peers, links, log, waiting, stop } = context
   return new Promise((resolve, reject) => {
     let decided = false
     let told = ''
@@ -48,6 +50,7 @@ export function whenDecided(context: JoiningContext): Promise<Decided> {
         const nodes = step.nodes.join(', ')
         if (nodes !== told) log.info({ nodes: step.nodes }, 'waiting for other nodes to found a cluster with')
         told = nodes
+        waiting(`it waits for other nodes to found a cluster with: ${nodes}`)
         return
       }
       decided = true
