@@ -179,16 +179,16 @@ export interface EdgeConnect {
   address: string
   software: string
   nowMs: number
-  /** False once the connection is gone: a number granted to it then would fence the next one. */
+  /** False once the connection is gone: a number granted to it then would keep the next one from starting. */
   isWanted(): boolean
   /** Called when a newer connection of this edge fences this one. */
   fence(): void
 }
 
 export interface Fleet {
-  /** Grants a session number (durable before it resolves) and fences older connections. */
+  /** Grants a session number, durable before it resolves. */
   connect(request: EdgeConnect): Promise<{ session: number; verdict: 'ok' | 'fork' | 'hub-rollback' }>
-  /** The edge holds the number durably. Rejects with `fenced` where it is not the newest. */
+  /** The edge holds the number durably: fences its older connections. Rejects with `fenced` where it is not the newest. */
   start(edgeId: string, session: number): Promise<void>
   disconnect(edgeId: string, session: number): void
   report(

@@ -267,10 +267,17 @@ export function connectEdge(
   }
   const grant = grantSession(known?.session ?? NO_SESSION, known?.fork ?? null, presented, nowMs)
   const alarm = alarmOf(edgeId, presented, known?.session.confirmed ?? 0, grant, nowMs)
-  const { state: session, fork } = grant
+  const { state: session } = grant
   const common = { address: address.slice(0, MAX_SHOWN), software: software.slice(0, MAX_SHOWN), atMs: nowMs }
-  records.push({ type: 'session_granted', edgeId, session, fork, alarm, ...common })
-  return { records, response: { session: grant.session, verdict: grant.verdict, alarm } }
+  const granted = { type: 'session_granted' as const, edgeId, session, fork: known?.fork ?? null, ...common }
+  const { session: number, verdict, fork } = grant
+  if (verdict === 'fork' && fork !== null && alarm !== null) {
+    // This hello may be of a connection that the edge has given up: whether it forks shows when it says that it holds the number.
+    records.push({ ...granted, alarm: null, claim: { session: number, fork, alarm } })
+    return { records, response: { session: number, verdict, alarm: null } }
+  }
+  records.push({ ...granted, alarm, claim: null })
+  return { records, response: { session: number, verdict, alarm } }
 }
 
 /** Characters of what an edge says of itself that are kept. */
@@ -296,8 +303,8 @@ function alarmOf(
   return { kind: grant.alarm, atMs: nowMs, message: messages[grant.alarm] }
 }
 
-/** The edge holds the session durably. Throws `fenced` where it isn't the newest, `not_found` for an unknown edge. */
-export function confirmEdge(image: Image, edgeId: string, session: number): Plan<null> {
+/** The edge holds the session durably: gives what is to be alarmed of now. Throws `fenced` where it isn't the newest, `not_found` for an unknown edge. */
+export function confirmEdge(image: Image, edgeId: string, session: number): Plan<EdgeAlarm | null> {
   const edge = image.edge(edgeId)
   if (edge === undefined) throw unknownEdge(edgeId)
   const state = confirmSession(edge.session, session)
@@ -308,7 +315,8 @@ export function confirmEdge(image: Image, edgeId: string, session: number): Plan
     )
   }
   if (state.confirmed === edge.session.confirmed) return { records: [], response: null }
-  return { records: [{ type: 'session_confirmed', edgeId, session: state }], response: null }
+  const response = edge.claim?.session === session ? edge.claim.alarm : null
+  return { records: [{ type: 'session_confirmed', edgeId, session: state }], response }
 }
 
 function unknownEdge(edgeId: string): TributaryError {

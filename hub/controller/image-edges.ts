@@ -13,6 +13,8 @@ export interface EdgeState {
   readonly id: string
   readonly session: SessionState
   readonly fork: Fork | null
+  /** What is to be alarmed of when the edge is known to hold that number. */
+  readonly claim: Claim | null
   readonly alarms: readonly EdgeAlarm[]
   readonly address: string
   readonly software: string
@@ -20,6 +22,12 @@ export interface EdgeState {
   readonly lastSeenMs: number
   /** Topic id -> lane -> partition; bindings to deleted topics stay, so that their names are not made again. */
   readonly lanes: ReadonlyMap<string, ReadonlyMap<number, number>>
+}
+
+export interface Claim {
+  readonly session: number
+  readonly fork: Fork
+  readonly alarm: EdgeAlarm
 }
 
 export type EdgeRecord = MetadataRecordOf<
@@ -60,6 +68,7 @@ function newEdge(id: string, atMs: number): EdgeState {
     id,
     session: NO_SESSION,
     fork: null,
+    claim: null,
     alarms: [],
     address: '',
     software: '',
@@ -73,22 +82,34 @@ function changed(
   edge: EdgeState,
   record: MetadataRecordOf<'session_granted' | 'session_confirmed' | 'lane_bound'>,
 ): EdgeState {
-  if (record.type === 'session_confirmed') return { ...edge, session: record.session }
+  if (record.type === 'session_confirmed') return settled({ ...edge, session: record.session })
   if (record.type === 'lane_bound') {
     const bound = new Map(edge.lanes.get(record.topicId)).set(record.lane, record.partition)
     return { ...edge, lanes: new Map(edge.lanes).set(record.topicId, bound) }
   }
   const { session, fork, alarm, address, software, atMs: lastSeenMs } = record
-  const alarms = alarm === null ? edge.alarms : [...edge.alarms, alarm].slice(-MAX_ALARMS_PER_EDGE)
-  return { ...edge, session, fork, alarms, address, software, lastSeenMs }
+  const alarms = alarm === null ? edge.alarms : withAlarm(edge.alarms, alarm)
+  const after = settled({ ...edge, session, fork, alarms, address, software, lastSeenMs })
+  return record.claim === null ? after : { ...after, claim: record.claim }
+}
+
+/** The edge confirmed a number, or presented it: then it holds it. */
+function settled(edge: EdgeState): EdgeState {
+  const { claim, session, alarms } = edge
+  if (claim?.session !== session.confirmed) return edge
+  return { ...edge, claim: null, fork: claim.fork, alarms: withAlarm(alarms, claim.alarm) }
+}
+
+function withAlarm(alarms: readonly EdgeAlarm[], alarm: EdgeAlarm): readonly EdgeAlarm[] {
+  return [...alarms, alarm].slice(-MAX_ALARMS_PER_EDGE)
 }
 
 function recordsOf(edge: EdgeState): EdgeRecord[] {
   const made: EdgeRecord[] = [{ type: 'edge_registered', edgeId: edge.id, atMs: edge.firstSeenMs }]
-  const { session, fork, address, software, lastSeenMs } = edge
+  const { session, fork, claim, address, software, lastSeenMs } = edge
   // One grant per alarm brings the list of alarms back; the last one carries the state.
   for (const alarm of edge.alarms.length === 0 ? [null] : edge.alarms) {
-    const common = { session, fork, alarm, address, software, atMs: lastSeenMs }
+    const common = { session, fork, alarm, address, software, atMs: lastSeenMs, claim }
     made.push({ type: 'session_granted', edgeId: edge.id, ...common })
   }
   for (const [topicId, lanes] of edge.lanes) {

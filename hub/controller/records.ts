@@ -30,6 +30,7 @@ const topicConfig = z.object({
   uncleanLeaderElection: z.boolean(),
 })
 
+const fork = z.object({ presented: count, atMs: z.int() })
 const alarm = z.object({
   kind: z.enum(['fork', 'clone', 'hub-rollback']),
   atMs: z.int(),
@@ -62,13 +63,17 @@ const recordSchema = z.discriminatedUnion('type', [
   }),
   z.object({ type: z.literal('topic_deleted'), topicId: id, name: id, atMs: z.int() }),
   z.object({ type: z.literal('edge_registered'), edgeId: id, atMs: z.int() }),
-  /** `session` is the state after the grant; `fork` remembers the last fork, to tell a clone by. */
+  /**
+   * `session` is the state after the grant; `fork` remembers the last fork, to tell a clone by; `claim`: what is true of the edge once it is known to
+   * hold the number, and not before, for a hello may come late from a connection that is given up.
+   */
   z.object({
     type: z.literal('session_granted'),
     edgeId: id,
     session,
-    fork: z.object({ presented: count, atMs: z.int() }).nullable(),
+    fork: fork.nullable(),
     alarm: alarm.nullable(),
+    claim: z.object({ session: count, fork, alarm }).nullable(),
     address: z.string(),
     software: z.string(),
     atMs: z.int(),
@@ -112,6 +117,7 @@ export type MetadataRecordOf<Type extends MetadataRecord['type']> = Extract<Meta
 const VERSIONS: Readonly<Partial<Record<WireRecord['type'], number>>> = {
   topic_created: 2,
   topic_altered: 2,
+  session_granted: 2,
 }
 
 const KNOWN_VERSIONS: ReadonlyMap<string, number> = new Map(
@@ -187,6 +193,7 @@ function checked(value: CborValue): WireRecord {
 
 /** What the first version of a shape did not have yet, as it was then. */
 function ofFirstVersion(type: string, plain: Record<string, unknown>): Record<string, unknown> {
+  if (type === 'session_granted') return { ...plain, claim: null }
   if (type !== 'topic_created' && type !== 'topic_altered') return plain
   const config = { ...FIRST_TOPIC_CONFIG, ...(isObject(plain.config) ? plain.config : {}) }
   return { replication: null, ...plain, config }

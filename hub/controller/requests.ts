@@ -1,4 +1,4 @@
-import type { CreateTopic, Topic, TopicConfig } from '../ports.ts'
+import type { CreateTopic, EdgeAlarm, Topic, TopicConfig } from '../ports.ts'
 import type { BindRequest, ConnectRequest, ConnectResponse } from './controller.ts'
 
 /**
@@ -14,7 +14,7 @@ export interface ControllerCalls {
   }
   'delete-topic': { request: { name: string }; response: Topic }
   'connect-edge': { request: ConnectRequest; response: ConnectResponse }
-  'confirm-edge': { request: { edgeId: string; session: number }; response: null }
+  'confirm-edge': { request: { edgeId: string; session: number }; response: EdgeAlarm | null }
   'remove-edge': { request: { edgeId: string }; response: null }
   'bind-lane': { request: BindRequest; response: { topic: Topic; partition: number } }
   'reserve-producer-ids': { request: Record<string, never>; response: { from: number; to: number } }

@@ -77,7 +77,7 @@ const CALLS: Codecs = {
       alarm: alarm.nullable(),
     }),
   },
-  'confirm-edge': { request: z.object({ edgeId: text, session: count }), response: z.null() },
+  'confirm-edge': { request: z.object({ edgeId: text, session: count }), response: alarm.nullable() },
   'remove-edge': { request: z.object({ edgeId: text }), response: z.null() },
   'bind-lane': {
     request: z.object({

@@ -31,7 +31,8 @@ export interface ClusterFleet extends Fleet {
 
 /** What is known of an edge since this hub started; all else is metadata. */
 interface Presence {
-  connection: { session: number; fence(): void } | null
+  /** By session: the one in use, and any that were granted a number and may take over. */
+  readonly connections: Map<number, () => void>
   lastSeenMs: number
   clockOffsetMs: number
   report: EdgeInfo['report']
@@ -50,20 +51,22 @@ export function createFleet({ env, nodeId, metadata, logs, peers, log }: FleetCo
   metadata.onApplied(records => {
     if (records === null) for (const edgeId of [...presences.keys()]) fenceOlder(edgeId)
     for (const record of records ?? []) {
-      if (record.type === 'session_granted' || record.type === 'edge_removed') fenceOlder(record.edgeId)
+      if (record.type === 'session_confirmed' || record.type === 'edge_removed') fenceOlder(record.edgeId)
     }
   })
 
-  /** Whoever granted a newer session, on whatever node, or removed the edge: its connection here is over. */
+  /** Whoever began a newer session, on whatever node, or removed the edge: its older connections here are over. */
   function fenceOlder(edgeId: string): void {
     const presence = presences.get(edgeId)
     if (presence === undefined) return
-    const newest = metadata.image().edge(edgeId)?.session.newest
-    const { connection } = presence
-    if (newest === undefined) presences.delete(edgeId)
-    if (connection === null || connection.session === newest) return
-    presence.connection = null
-    connection.fence()
+    const edge = metadata.image().edge(edgeId)
+    if (edge === undefined) presences.delete(edgeId)
+    const begun = edge?.session.confirmed ?? Number.POSITIVE_INFINITY
+    for (const [session, fence] of [...presence.connections]) {
+      if (session >= begun) continue
+      presence.connections.delete(session)
+      fence()
+    }
   }
 
   function seen(edgeId: string): Presence {
@@ -73,15 +76,15 @@ export function createFleet({ env, nodeId, metadata, logs, peers, log }: FleetCo
       known.lastSeenMs = nowMs
       return known
     }
-    const made: Presence = { connection: null, lastSeenMs: nowMs, clockOffsetMs: 0, report: null }
+    const made: Presence = { connections: new Map(), lastSeenMs: nowMs, clockOffsetMs: 0, report: null }
     presences.set(edgeId, made)
     return made
   }
 
   function local(): PeerPresence[] {
-    return Array.from(presences, ([edgeId, { connection, lastSeenMs, clockOffsetMs, report }]) => {
-      const session = connection?.session ?? 0
-      return { edgeId, connected: connection !== null, session, lastSeenMs, clockOffsetMs, report }
+    return Array.from(presences, ([edgeId, { connections, lastSeenMs, clockOffsetMs, report }]) => {
+      const session = Math.max(0, ...connections.keys())
+      return { edgeId, connected: connections.size > 0, session, lastSeenMs, clockOffsetMs, report }
     })
   }
 
@@ -150,21 +153,19 @@ export function createFleet({ env, nodeId, metadata, logs, peers, log }: FleetCo
       if (alarm !== null) log.warn({ edge: id, alarm: alarm.kind, session }, alarm.message)
       const presence = seen(id)
       presence.clockOffsetMs = request.nowMs - Math.round(clock.nowMs())
-      const older = presence.connection
-      presence.connection = { session, fence }
-      older?.fence()
+      presence.connections.set(session, fence)
       fenceOlder(id)
       return { session, verdict }
     },
     start: async (edgeId, session) => {
-      await metadata.submit('confirm-edge', { edgeId, session })
+      const alarm = await metadata.submit('confirm-edge', { edgeId, session })
+      if (alarm !== null) log.warn({ edge: edgeId, alarm: alarm.kind, session }, alarm.message)
     },
     disconnect: (edgeId, session) => {
-      if (presences.get(edgeId)?.connection?.session !== session) return
-      seen(edgeId).connection = null
+      if (presences.get(edgeId)?.connections.has(session) === true) seen(edgeId).connections.delete(session)
     },
     report: (edgeId, session, report, clockOffsetMs) => {
-      if (presences.get(edgeId)?.connection?.session !== session) return
+      if (presences.get(edgeId)?.connections.has(session) !== true) return
       const presence = seen(edgeId)
       presence.report = report
       presence.clockOffsetMs = clockOffsetMs

@@ -253,7 +253,9 @@ describe('edges', () => {
     connect('e1', 1)
     commit(controller.confirmEdge(image, 'e1', 2))
     for (let round = 0; round < MAX_ALARMS_PER_EDGE + 5; round++) {
-      expect(connect('e1', 1, round).verdict).toBe('fork')
+      const { session, verdict } = connect('e1', 1, round)
+      expect(verdict).toBe('fork')
+      expect(commit(controller.confirmEdge(image, 'e1', session))?.kind).toBe('fork')
     }
     const alarms = image.edge('e1')?.alarms ?? []
     expect(alarms).toHaveLength(MAX_ALARMS_PER_EDGE)
@@ -261,6 +263,29 @@ describe('edges', () => {
     commit(controller.removeEdge(image, 'e1'))
     expect(codeOf(() => controller.removeEdge(image, 'e1'))).toBe('not_found')
     expect(connect('e1', 0)).toMatchObject({ session: 1, verdict: 'ok' })
+  })
+
+  it('alarms on a fork once the edge holds the number, not for a hello that comes late and is never followed', () => {
+    const { image, commit, connect } = setup()
+    for (const presented of [0, 1, 2]) {
+      const { session } = connect('e1', presented)
+      commit(controller.confirmEdge(image, 'e1', session))
+    }
+    expect(connect('e1', 1)).toEqual({ session: 4, verdict: 'fork', alarm: null })
+    expect(connect('e1', 3)).toMatchObject({ session: 5, verdict: 'ok', alarm: null })
+    expect(commit(controller.confirmEdge(image, 'e1', 5))).toBeNull()
+    expect(image.edge('e1')).toMatchObject({ alarms: [], fork: null })
+    // Its word that it holds the number was lost, and it comes again by that.
+    expect(connect('e1', 1, 7)).toMatchObject({ session: 6, verdict: 'fork' })
+    const again = emptyImage()
+    for (const record of image.records()) again.replay(record)
+    expect(again.edge('e1')).toEqual(image.edge('e1'))
+    expect(connect('e1', 6)).toMatchObject({ session: 7, verdict: 'ok' })
+    expect(image.edge('e1')).toMatchObject({
+      alarms: [{ kind: 'fork', atMs: 7 }],
+      fork: { presented: 1 },
+      claim: null,
+    })
   })
 
   it('refuses ids that are none and edges over the limit', () => {

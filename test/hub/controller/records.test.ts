@@ -31,6 +31,7 @@ const samples: MetadataRecord[] = [
     session,
     fork: { presented: 1, atMs: 5 },
     alarm: { kind: 'clone', atMs: 5, message: 'm' },
+    claim: { session: 7, fork: { presented: 1, atMs: 5 }, alarm: { kind: 'fork', atMs: 5, message: 'm' } },
     address: '',
     software: 's',
     atMs: 5,
@@ -116,6 +117,13 @@ describe('metadata records', () => {
     })
     expect(codeOf(encodeCbor({ v: 2, ...created, config: firstConfig }))).toBe('corrupt_log')
     expect(codeOf(encodeCbor({ v: 3, ...created, config: firstConfig }))).toBe('directory_newer_format')
+  })
+
+  it('of sessions are read as the first version wrote them', () => {
+    const alarm = { kind: 'fork', atMs: 5, message: 'm' }
+    const told = { fork: { presented: 1, atMs: 5 }, alarm, address: '', software: 's', atMs: 5 }
+    const granted = { type: 'session_granted', edgeId: 'e', session, ...told }
+    expect(only(encodeCbor({ v: 1, ...granted }))).toEqual({ ...granted, claim: null })
   })
 
   it('of one request may be very many', () => {

@@ -21,23 +21,30 @@ beforeEach(async () => {
     httpAddress: `n${nodeId}:7600`,
     rack: null,
     software: 'test',
+    startId: null,
     atMs: 1,
   })
   nodes.commit([registered(1), registered(2), registered(3), created(2), ledBy(0, 1, 1), ledBy(1, 2, 1)])
 })
 afterEach(() => nodes.close())
 
-test('a newer connection of an edge fences the older one on whatever node that is', async () => {
+test('a newer connection of an edge fences the older one on whatever node that is, once it begins', async () => {
   const fenced: string[] = []
   const connect = (nodeId: number, session: number) =>
     nodes.node(nodeId).fleet.connect(hello('e', session, () => fenced.push(`${nodeId}/${session}`)))
   expect(await connect(2, 0)).toEqual({ session: 1, verdict: 'ok' })
   await nodes.node(2).fleet.start('e', 1)
-  expect(await connect(3, 1)).toEqual({ session: 2, verdict: 'ok' })
+  // A hello that stalled in a connection given up: nothing follows it.
+  expect(await connect(3, 0)).toEqual({ session: 2, verdict: 'fork' })
+  expect(fenced).toEqual([])
+  nodes.node(3).fleet.disconnect('e', 2)
+  expect(await connect(3, 1)).toEqual({ session: 3, verdict: 'ok' })
+  expect(nodes.node(2).fleet.local()[0]).toMatchObject({ connected: true, alarms: [] })
+  await nodes.node(3).fleet.start('e', 3)
   expect(fenced).toEqual(['2/0'])
   expect(nodes.node(2).fleet.local()[0]).toMatchObject({ connected: false })
-  await nodes.node(3).fleet.start('e', 2)
-  expect(await connect(3, 2)).toEqual({ session: 3, verdict: 'ok' })
+  expect(await connect(3, 3)).toEqual({ session: 4, verdict: 'ok' })
+  await nodes.node(3).fleet.start('e', 4)
   expect(fenced).toEqual(['2/0', '3/1'])
   const late = await nodes
     .node(2)
