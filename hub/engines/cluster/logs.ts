@@ -120,7 +120,8 @@ export function createLogs(context: LogsContext): ClusterLogs {
         })
       } catch (error) {
         const mayPass = isTributaryError(error, 'not_available') || isTributaryError(error, 'timeout')
-        if (!mayPass || clock.monotonicMs() + ASK_AGAIN_MS >= deadlineMs) throw error
+        const isElsewhere = isTributaryError(error) && error.details.elsewhere === true
+        if (!mayPass || isElsewhere || clock.monotonicMs() + ASK_AGAIN_MS >= deadlineMs) throw error
         await pause(clock, ASK_AGAIN_MS)
       }
     }

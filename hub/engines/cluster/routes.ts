@@ -16,6 +16,11 @@ import type { Metadata, Peers } from './types.ts'
 export const LEADER_WAIT_MS = 10 * SECOND_MS
 /** Calls in the line of one partition; beyond it they are refused as `throttled`. */
 const MAX_WAITING = 10_000
+/**
+ * A leader that is not reached for so long, and is the leader all the same, is reached by others: were it dead, another would lead by now.
+ * Whoever waits for it here does better elsewhere.
+ */
+const UNREACHED_MS = 4 * SECOND_MS
 /** How late a wait may be given up. */
 const SWEEP_MS = 100
 
@@ -72,6 +77,8 @@ interface Waiting {
 /** A line of calls, and what is under way to the leader. */
 interface Line extends PartitionPlace {
   waiting: Waiting[]
+  /** Since when somebody waits for a leader that is not reached, and under which epoch it leads. */
+  unreached: { readonly leaderEpoch: number; readonly sinceMs: number } | null
   readonly flights: Set<{ leaderEpoch: number; fail(error: unknown): void }>
 }
 
@@ -157,7 +164,7 @@ export function createRoutes(context: RoutesContext): Routes {
     const key = keyOf(topicId, partition)
     const known = lines.get(key)
     if (known !== undefined) return known
-    const line: Line = { topicId, partition, waiting: [], flights: new Set() }
+    const line: Line = { topicId, partition, waiting: [], unreached: null, flights: new Set() }
     lines.set(key, line)
     return line
   }
@@ -218,9 +225,10 @@ export function createRoutes(context: RoutesContext): Routes {
     for (const line of [...lines.values()]) {
       // Roles are taken up behind the metadata, and links come up: what nobody tells is looked for.
       serveLine(line)
-      const late = line.waiting.filter(({ deadlineMs }) => deadlineMs <= nowMs)
+      const untilMs = isReachedElsewhere(line, nowMs) ? Number.POSITIVE_INFINITY : nowMs
+      const late = line.waiting.filter(({ deadlineMs }) => deadlineMs <= untilMs)
       if (late.length === 0) continue
-      line.waiting = line.waiting.filter(({ deadlineMs }) => deadlineMs > nowMs)
+      line.waiting = line.waiting.filter(({ deadlineMs }) => deadlineMs > untilMs)
       for (const { fail } of late) fail(withoutLeader(line))
       forgetIfEmpty(line)
     }
@@ -229,6 +237,17 @@ export function createRoutes(context: RoutesContext): Routes {
       sweeper = clock.setTimer(sweep, SWEEP_MS)
       return
     }
+  }
+
+  function isReachedElsewhere(line: Line, nowMs: number): boolean {
+    const state = metadata.image().partition(line.topicId, line.partition)
+    const { leader = null, leaderEpoch = 0 } = state ?? {}
+    if (leader === null || leader === nodeId || line.waiting.length === 0 || peers.isUp(leader)) {
+      line.unreached = null
+      return false
+    }
+    if (line.unreached?.leaderEpoch !== leaderEpoch) line.unreached = { leaderEpoch, sinceMs: nowMs }
+    return nowMs - line.unreached.sinceMs >= UNREACHED_MS
   }
 
   function withoutLeader({ topicId, partition }: Line): TributaryError {

@@ -199,6 +199,19 @@ describe('a leader that changes', () => {
     expect(await waiting).toEqual({ baseOffset: 0 })
   })
 
+  test('that stays the leader and is not linked for seconds is said to be reached elsewhere, to reads and writes', async () => {
+    const { logs } = nodes.node(3)
+    nodes.part(3, 1)
+    await eventually(() => !nodes.node(3).peers.isUp(1), 'the break')
+    const sinceMs = performance.now()
+    const calls = [logs.openLane(LANE), logs.append(TOPIC, 0, plainOf(['x']), 'all')]
+    for (const result of await Promise.allSettled(calls)) {
+      const details = { leader: 1, elsewhere: true }
+      expect(result).toMatchObject({ status: 'rejected', reason: { code: 'not_available', details } })
+    }
+    expect(performance.now() - sinceMs).toBeLessThan(8_000)
+  })
+
   test('is not taken for another by old metadata, on either side', async () => {
     // Node 3 has not heard that node 2 leads now; node 1, which led, has.
     nodes.commit([ledBy(0, 2, 2)], [1, 2])
