@@ -9,7 +9,6 @@ import { Fields } from './wire-fields.ts'
 import {
   clipMessage,
   decodeCommon,
-  decodeError,
   decodeGapRange,
   decodeLaneReport,
   decodeRunStart,
@@ -30,10 +29,10 @@ import type {
   PeerFrame,
   PeerHello,
   PeerPresence,
-  PeerWelcome,
   ServerFrame,
 } from './wire-peer.ts'
 import { PEER_LIMITS } from './wire-peer.ts'
+import { decodeHello, decodeWelcome, encodableHandshake } from './wire-peer-hello.ts'
 
 /** The frames of wire-peer.ts to and from bytes, validated field by field. */
 
@@ -57,6 +56,9 @@ export function encodePeerFrame(frame: PeerFrame): Uint8Array {
       })
     case 'fetched':
       return encodeCbor({ ...frame, partitions: frame.partitions.map(encodableFetched) })
+    case 'peer-hello':
+    case 'peer-welcome':
+      return encodeCbor(encodableHandshake(frame))
     case 'call':
       return encodeCbor({ t: 'call', id: frame.id, call: encodableCall(frame.call) })
     case 'answer':
@@ -150,28 +152,6 @@ function unexpected(t: string, from: string): never {
   throw new TributaryError('protocol_error', `${from} may not send a frame of type ${JSON.stringify(t)} here`)
 }
 
-function decodeHello(f: Fields, t: string): PeerHello | ErrorFrame {
-  if (t === 'error') return decodeError(f)
-  if (t !== 'peer-hello') {
-    throw new TributaryError(
-      'protocol_error',
-      `the first frame must be peer-hello, not ${JSON.stringify(t)}: is a node dialling here?`,
-    )
-  }
-  const hello: PeerHello = {
-    t,
-    min: f.uint('min'),
-    max: f.uint('max'),
-    clusterId: f.nullableText('clusterId', 64),
-    nodeId: f.uint('nodeId'),
-    directoryId: f.text('directoryId', 64),
-    software: f.text('software', 255),
-    to: f.uint('to'),
-  }
-  if (hello.min > hello.max) f.bad('min', 'at most max')
-  return hello
-}
-
 function decodeDialler(f: Fields, t: string): DiallerFrame {
   switch (t) {
     case 'raft':
@@ -218,20 +198,6 @@ function decodeServer(f: Fields, t: string): ServerFrame {
       return decodeCommon(f, t)
     default:
       return unexpected(t, 'a node that was dialled')
-  }
-}
-
-function decodeWelcome(f: Fields): PeerWelcome {
-  return {
-    t: 'peer-welcome',
-    protocol: f.uint('protocol'),
-    clusterId: f.nullableText('clusterId', 64),
-    nodeId: f.uint('nodeId'),
-    directoryId: f.text('directoryId', 64),
-    software: f.text('software', 255),
-    maxFrameBytes: f.positive('maxFrameBytes'),
-    heartbeatMs: f.positive('heartbeatMs'),
-    deadMs: f.positive('deadMs'),
   }
 }
 

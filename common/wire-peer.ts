@@ -31,6 +31,21 @@ export const PEER_LIMITS = {
 
 // ---------------------------------------------------------------------------------------------- handshake
 
+/**
+ * What a node knows of the one it shakes hands with. That one may have forgotten it, if its directory was put back from a copy, or is
+ * a copy of one that is in use; then it must not go on as who it was.
+ */
+export interface PeerMemory {
+  /** The newest registration under its node id, by whichever directory and start; incarnation 0 where none is known. */
+  incarnation: number
+  directoryId: string
+  startId: string | null
+  /** Whether anybody else has a vote in the quorum. */
+  othersVote: boolean
+  /** What it promised in the quorum, by the seat it had: it was in `term`, and held the entry at `index`, of `entryTerm`; -1 and 0: none. */
+  promised: { seat: string; term: number; index: number; entryTerm: number } | null
+}
+
 /** First frame of a dialler. */
 export interface PeerHello {
   t: 'peer-hello'
@@ -41,6 +56,10 @@ export interface PeerHello {
   nodeId: number
   directoryId: string
   software: string
+  /** HOST:PORT where the dialler is found; null where it listens for none. */
+  peerAddress: string | null
+  /** Null where it knows nothing of the node it dials. */
+  memory: PeerMemory | null
   /** Whom the dialler wants: another node at this address refuses. */
   to: number
 }
@@ -53,6 +72,7 @@ export interface PeerWelcome {
   nodeId: number
   directoryId: string
   software: string
+  memory: PeerMemory | null
   maxFrameBytes: number
   heartbeatMs: number
   deadMs: number

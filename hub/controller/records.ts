@@ -95,6 +95,7 @@ const recordSchema = z.discriminatedUnion('type', [
     httpAddress: z.string(),
     rack: z.string().nullable(),
     software: z.string(),
+    startId: id.nullable(),
     atMs: z.int(),
   }),
   /** `left`: by its own orderly stop. */
@@ -118,6 +119,7 @@ const VERSIONS: Readonly<Partial<Record<WireRecord['type'], number>>> = {
   topic_created: 2,
   topic_altered: 2,
   session_granted: 2,
+  node_registered: 2,
 }
 
 const KNOWN_VERSIONS: ReadonlyMap<string, number> = new Map(
@@ -193,6 +195,7 @@ function checked(value: CborValue): WireRecord {
 
 /** What the first version of a shape did not have yet, as it was then. */
 function ofFirstVersion(type: string, plain: Record<string, unknown>): Record<string, unknown> {
+  if (type === 'node_registered') return { ...plain, startId: null }
   if (type === 'session_granted') return { ...plain, claim: null }
   if (type !== 'topic_created' && type !== 'topic_altered') return plain
   const config = { ...FIRST_TOPIC_CONFIG, ...(isObject(plain.config) ? plain.config : {}) }

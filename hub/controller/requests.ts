@@ -49,6 +49,8 @@ export interface RegisterNode {
   httpAddress: string
   rack: string | null
   software: string
+  /** Of this start of a process, and kept in its directory before it is told: who does not know it there has another copy of the directory. */
+  startId: string | null
   /**
    * The directory came back below what it had recorded as durable, or stopped uncleanly under `flush: async`: it may lack what was
    * committed with its help, so it leaves every in-sync set (but of partitions that have no other replica).

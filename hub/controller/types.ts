@@ -16,6 +16,8 @@ export interface NodeState {
   readonly httpAddress: string
   readonly rack: string | null
   readonly software: string
+  /** See RegisterNode; null for nodes of older versions, and where the disk had no room to keep it. */
+  readonly startId: string | null
   readonly registeredMs: number
   /** Registered and not (yet, or any more) alive: leads nothing, is in no in-sync set that has a live member. */
   readonly fenced: boolean

@@ -1,9 +1,12 @@
 import { entryBytes } from './log.ts'
+import { membersOf } from './membership.ts'
+import { forgetPromises, notePromise } from './promises.ts'
 import { majorityActive, voteResult } from './quorum.ts'
 import { appendOwn, followMembers, heartbeat } from './replication.ts'
 import type { Raft } from './state.ts'
 import { becomeFollower, configOf, promise, restartTimeout, say } from './state.ts'
 import type { Message } from './types.ts'
+import { NOWHERE } from './types.ts'
 
 /** Leader election (paper section 5.2), with the pre-vote (thesis 9.6), the lease (thesis 4.2.3) and check quorum (thesis 6.2). */
 
@@ -69,6 +72,7 @@ function becomeLeader(raft: Raft): void {
   raft.leader = raft.self
   raft.votes.clear()
   raft.progress.clear()
+  forgetPromises(raft, membersOf(configOf(raft)))
   raft.heartbeatTicks = 0
   restartTimeout(raft)
   raft.uncommittedBytes = raft.log
@@ -114,7 +118,9 @@ type Reply = Extract<Message, { t: 'vote-reply' | 'pre-vote-reply' }>
 export function onVoteReply(raft: Raft, { t, from, term, granted }: Reply): void {
   const role = t === 'vote-reply' ? 'candidate' : 'pre-candidate'
   const asked = granted && role === 'pre-candidate' ? raft.term + 1 : raft.term
-  if (raft.role === role && term === asked) raft.votes.set(from, granted)
+  if (raft.role !== role || term !== asked) return
+  raft.votes.set(from, granted)
+  if (granted && role === 'candidate') notePromise(raft, from, NOWHERE)
 }
 
 /** One tick: a follower's patience, a leader's heartbeats and its check that a majority still hears it. */

@@ -1,4 +1,5 @@
 import { assert } from '../../common/assert.ts'
+import { keeps } from './promises.ts'
 import type { Raft } from './state.ts'
 import { appendEntries, becomeFollower, promise, say, truncateFrom } from './state.ts'
 import type { Entry, Message } from './types.ts'
@@ -12,10 +13,16 @@ export function onLeader(raft: Raft, message: FromLeader): void {
   assert(raft.role !== 'leader', `${message.from} leads term ${raft.term} too`)
   becomeFollower(raft, raft.term, message.from)
   if (message.t === 'append') onAppend(raft, message)
-  else {
-    commitTo(raft, message.commit)
-    say(raft, message.from, { t: 'heartbeat-reply' })
+  else onHeartbeat(raft, message)
+}
+
+function onHeartbeat(raft: Raft, { from, acked, commit }: Extract<Message, { t: 'heartbeat' }>): void {
+  if (acked.index > raft.commit && !keeps(raft, { term: raft.term, acked })) {
+    raft.forgot = true
+    return
   }
+  commitTo(raft, Math.min(commit, acked.index))
+  say(raft, from, { t: 'heartbeat-reply' })
 }
 
 function onAppend(raft: Raft, message: Extract<Message, { t: 'append' }>): void {

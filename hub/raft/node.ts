@@ -19,8 +19,10 @@ import type { Entry, Input, Message, Ready, Status, Write } from './types.ts'
 export function step(raft: Raft, input: Input, random: number): Ready {
   raft.random = random
   raft.outcome = null
-  take(raft, input)
-  settle(raft)
+  if (!raft.forgot) {
+    take(raft, input)
+    settle(raft)
+  }
   return readyOf(raft)
 }
 
@@ -130,8 +132,8 @@ function onStale(raft: Raft, message: Message): void {
 
 /** Where the member stands. */
 function statusOf(raft: Raft): Status {
-  const { role, term, leader, commit } = raft
-  return { role, term, leader, commit, config: configOf(raft) }
+  const { role, term, leader, commit, forgot } = raft
+  return { role, term, leader, commit, config: configOf(raft), forgot }
 }
 
 function readyOf(raft: Raft): Ready {

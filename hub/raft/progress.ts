@@ -115,7 +115,10 @@ export function refused(progress: Progress, prevIndex: number, agreement: number
     return
   }
   if (progress.mode === 'snapshot' || progress.next - 1 !== prevIndex) return
-  progress.next = Math.max(Math.min(prevIndex, agreement + 1), progress.match + 1)
+  const next = Math.max(Math.min(prevIndex, agreement + 1), progress.match + 1)
+  // Refused where it had acked, it is asked again with its next sign of life: at once would be for ever, as fast as the network is.
+  if (next === progress.next) return
+  progress.next = next
   progress.awaiting = false
 }
 

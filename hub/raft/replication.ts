@@ -3,11 +3,12 @@ import { entryBytes } from './log.ts'
 import { membersOf } from './membership.ts'
 import type { Progress } from './progress.ts'
 import { acked, heard, maySend, newProgress, refused, sendingSnapshot, sent } from './progress.ts'
+import { notePromise } from './promises.ts'
 import { majorityIndex } from './quorum.ts'
 import type { Raft } from './state.ts'
 import { appendEntries, becomeFollower, configOf, say } from './state.ts'
 import type { MemberId, Message, Payload } from './types.ts'
-import { BEFORE_FIRST } from './types.ts'
+import { BEFORE_FIRST, NOWHERE } from './types.ts'
 
 /** The leader's side of log replication (paper section 5.3; Figure 2, "Rules for Servers", Leaders). */
 
@@ -104,9 +105,11 @@ function sendSnapshot(raft: Raft, to: MemberId, progress: Progress): void {
 
 /** Tells every follower that the leader is there (paper section 5.2). */
 export function heartbeat(raft: Raft): void {
-  for (const [member, progress] of raft.progress) {
-    // Beyond `match` its log may not be the leader's, and it would apply what is not committed.
-    say(raft, member, { t: 'heartbeat', commit: Math.min(progress.match, raft.commit) })
+  for (const member of raft.progress.keys()) {
+    const promised = raft.promises.get(member)
+    const acked = promised?.term === raft.term ? promised.acked : NOWHERE
+    // Beyond that its log may not be the leader's, and it would apply what is not committed.
+    say(raft, member, { t: 'heartbeat', acked, commit: Math.min(acked.index, raft.commit) })
   }
 }
 
@@ -121,5 +124,7 @@ export function onAnswer(raft: Raft, message: Answer): void {
   else if (message.t === 'append-ok') {
     assert(message.match <= raft.log.lastIndex(), `${message.from} acked more than was sent`)
     acked(progress, message.match, raft.log.firstIndex())
+    const term = raft.log.termAt(message.match)
+    if (term !== null) notePromise(raft, message.from, { index: message.match, term })
   } else refused(progress, message.prevIndex, raft.log.agreementBelow(message.hint).index)
 }

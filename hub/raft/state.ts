@@ -11,6 +11,7 @@ import type {
   Message,
   MessageBody,
   Outcome,
+  Promised,
   RaftOptions,
   Role,
   SnapshotMark,
@@ -66,6 +67,10 @@ export interface Raft {
   votes: Map<MemberId, boolean>
   /** A leader's, of all other members. */
   progress: Map<MemberId, Progress>
+  /** What others promised this member since it came up. */
+  promises: Map<MemberId, Promised>
+  /** This member's log lacks what it acked. */
+  forgot: boolean
   transfer: Transfer | null
   /** Bytes of the entries a leader has not committed. */
   uncommittedBytes: number
@@ -104,6 +109,8 @@ export function createRaft(options: RaftOptions, restored: Restored, random: num
     heartbeatTicks: 0,
     votes: new Map(),
     progress: new Map(),
+    promises: new Map(),
+    forgot: false,
     transfer: null,
     uncommittedBytes: 0,
     random,

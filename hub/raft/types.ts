@@ -8,6 +8,8 @@
 
 /** The index before any entry (the paper's 0, Figure 2). */
 export const BEFORE_FIRST = -1
+/** Where a log begins that holds nothing. */
+export const NOWHERE = { index: BEFORE_FIRST, term: 0 } as const
 
 /**
  * Who votes and who holds a seat: a node id together with the id of its directory, so that a node whose directory was
@@ -86,8 +88,11 @@ export type MessageBody =
   | { readonly t: 'append-ok'; readonly match: number }
   /** No entry like `prev` here; `hint` is the last place where the logs may agree (end of paper section 5.3). */
   | { readonly t: 'append-refused'; readonly prevIndex: number; readonly hint: Position }
-  /** Keeps the leader's lease and tells how far the receiver may apply: never beyond what it is known to hold. */
-  | { readonly t: 'heartbeat'; readonly commit: number }
+  /**
+   * Keeps the leader's lease. `acked`: the last entry that the receiver acked in this term; who does not hold it has an older directory than
+   * it had. `commit`: how far it may apply, never beyond that.
+   */
+  | { readonly t: 'heartbeat'; readonly acked: Position; readonly commit: number }
   | { readonly t: 'heartbeat-reply' }
   /** InstallSnapshot (paper Figure 13). The shell moves the contents and delivers this once they are all there. */
   | { readonly t: 'snapshot'; readonly snapshot: SnapshotMark }
@@ -98,6 +103,12 @@ export type MessageBody =
 export interface Outgoing {
   readonly message: Message
   readonly after: number
+}
+
+/** What one member told another and must never forget: that it was in `term`, and held the log to `acked` in it; nowhere, where it voted only. */
+export interface Promised {
+  readonly term: number
+  readonly acked: Position
 }
 
 /** One change of the members; voters come and go one at a time (thesis 4.1), and come by way of learning (thesis 4.2.1). */
@@ -174,6 +185,8 @@ export interface Status {
   /** Committed as far as this member knows. */
   readonly commit: number
   readonly config: Config
+  /** The leader knows of acks that this member's log can't have given: its directory is an older copy. It takes part in nothing more. */
+  readonly forgot: boolean
 }
 
 /** What comes of a step. The shell writes, sends what may be sent, applies; and says `persisted` when a write is durable. */

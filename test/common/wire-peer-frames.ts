@@ -145,6 +145,17 @@ const fetched = record(
 )
 const position = record({ ...ref, offset: int, lastEpoch: int, durableEnd: uint })
 
+const promised = record({ seat: text, term: uint, index: int, entryTerm: uint })
+const memory = nullable(
+  record({
+    incarnation: uint,
+    directoryId: text,
+    startId: nullable(text),
+    othersVote: fc.boolean(),
+    promised: nullable(promised),
+  }),
+)
+
 const bySender: Record<keyof ExpectedPeerFrames, fc.Arbitrary<object>> = {
   hello: fc.tuple(uint, uint).chain(([one, other]) =>
     frame('peer-hello', {
@@ -154,6 +165,8 @@ const bySender: Record<keyof ExpectedPeerFrames, fc.Arbitrary<object>> = {
       nodeId: uint,
       directoryId: text,
       software: text,
+      peerAddress: nullable(text),
+      memory,
       to: uint,
     }),
   ),
@@ -177,6 +190,7 @@ const bySender: Record<keyof ExpectedPeerFrames, fc.Arbitrary<object>> = {
       nodeId: uint,
       directoryId: text,
       software: text,
+      memory,
       maxFrameBytes: positive,
       heartbeatMs: positive,
       deadMs: positive,

@@ -99,6 +99,7 @@ const CALLS: Codecs = {
       httpAddress: text,
       rack: text.nullable(),
       software: text,
+      startId: text.nullable(),
       lostData: z.boolean(),
     }),
     response: z.object({ incarnation: count }),

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { must } from '../../../common/assert.ts'
 import type { HubConfig } from '../../../common/config-hub.ts'
 import type { Env, Link } from '../../../common/env.ts'
 import { TributaryError } from '../../../common/errors.ts'
@@ -20,6 +21,7 @@ import { createPeers } from './peers/peers.ts'
 import { whenDecided } from './quorum/joining.ts'
 import type { LoadedMember } from './quorum/opening.ts'
 import { foundCluster, joinCluster, loadMember } from './quorum/opening.ts'
+import { createPast } from './quorum/past.ts'
 import { SNAPSHOT_LIMITS } from './quorum/snapshots.ts'
 import type { QuorumStorage } from './quorum/storage.ts'
 import type { PeerIdentity, Peers, Replication } from './types.ts'
@@ -81,6 +83,18 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
   const { nodeId, cluster } = config
   const configured = cluster.peers.map(peerAddress)
   const loaded = await loadMember(storage)
+  const past = createPast(
+    {
+      clock,
+      log,
+      nodeId,
+      storage,
+      configured: new Map(configured.map(peer => [peer.nodeId, peer.address])),
+      timeoutMs: cluster.sessionTimeoutMs,
+      stop: context.stop,
+    },
+    loaded,
+  )
   const late = createLateReplication()
   let service: NodeService | null = null
   let metadata: QuorumMetadata | null = null
@@ -89,7 +103,10 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
   const peers = createPeers({
     env,
     log,
-    self: { nodeId, directoryId: storage.seatId(), software: `tributary ${VERSION}` },
+    self: () => ({ nodeId, directoryId: storage.seatId(), software: `tributary ${VERSION}` }),
+    address: ownPeerAddress(config, configured),
+    memoryOf: other => past.memoryOf(other),
+    reminded: (from, memory) => past.reminded(from.nodeId, memory),
     clusterId: storage.clusterId,
     access: context.access,
     heartbeatMs: cluster.heartbeatMs,
@@ -108,9 +125,6 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
       replication: late.replication,
     },
   })
-  const locateConfigured = (): void => {
-    for (const peer of configured) peers.locate(peer.nodeId, peer.address)
-  }
 
   async function founded(): Promise<LoadedMember> {
     const ids = configured.map(peer => peer.nodeId)
@@ -132,11 +146,21 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
     return foundCluster(storage, clusterId)
   }
 
+  /** The directory as it is, or with another seat where it turns out to be an older copy. */
+  async function trusted(found: LoadedMember): Promise<LoadedMember> {
+    if (await past.isNewest(peers)) return found
+    log.error(
+      'the data directory is older than what the cluster knows of this node (put back from a copy, or a copy itself): it gives up its seat and takes from the others what it lacks',
+    )
+    await storage.forfeitSeat()
+    return must(await loadMember(storage), 'a seat that was given up is followed by another one')
+  }
+
   try {
     await context.onPeers(peers.accept)
-    locateConfigured()
-    const member = loaded ?? (await founded())
-    if (loaded === null) peers.reintroduce()
+    for (const [other, address] of past.addresses()) peers.locate(other, address)
+    const member = loaded === null ? await founded() : await trusted(loaded)
+    if (member !== loaded) peers.reintroduce()
     return over(member)
   } catch (error) {
     await peers.close()
@@ -160,6 +184,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
       member,
     )
     metadata = made
+    past.follow(made, member, () => lifecycle.incarnation() !== null)
     const lifecycle = createLifecycle({
       clock,
       log,
@@ -197,8 +222,10 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
         late.serve(given.replication)
       },
       register: async () => {
+        const startId = await past.beginStart()
         const incarnation = await lifecycle.register({
           nodeId,
+          startId,
           directoryId: storage.seatId(),
           peerAddress: ownPeerAddress(config, configured),
           httpAddress: cluster.advertisedHttp ?? config.http,

@@ -154,7 +154,7 @@ async function openOver(
   }
   const { nodeId } = config
   await refuseOthersDirectory(env.disk, dataDir.path, nodeId)
-  const storage = await openQuorumStorage({ dataDir, disk: env.disk, clock, nodeId, onDamage })
+  const storage = await openQuorumStorage({ dataDir, disk: env.disk, clock, rng: env.rng, nodeId, onDamage })
   const access = await readPeerAccess(config, env.disk)
   const node = await openClusterNode({
     config,

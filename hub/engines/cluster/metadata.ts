@@ -70,6 +70,13 @@ export interface QuorumMetadata extends Metadata {
   onFailed(listener: (error: TributaryError) => void): void
   /** Answers another node's request. */
   answer: Asking['answer']
+  /** As the member tells; see there. */
+  kept: Member['kept']
+  promisedBy: Member['promisedBy']
+  /** The directory turned out to be an older copy: the seat is given up, and the metadata can't go on in this process. */
+  retire(): Promise<void>
+  /** The metadata can't go on. */
+  fail(error: TributaryError): void
   receive(frame: RaftFrame | SnapshotChunk): void
   /** The process of a node is gone: where that led, nobody need wait for it. */
   suspect(nodeId: number): void
@@ -127,7 +134,7 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
 
   const machine = createStateMachine({
     mark: loaded.restored.snapshot,
-    values: loaded.values,
+    image: loaded.image,
     recordsOf: (index, term) => speculation.recordsOf(index, term),
   })
   const speculation: Speculation = createSpeculation({
@@ -194,6 +201,7 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
           }
           attempts.wake()
         },
+        forgot: () => void retire(),
         failed: fail,
       },
     },
@@ -229,6 +237,17 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
     speculation.lostBeyond(Number.NEGATIVE_INFINITY, error)
     attempts.fail(error)
     for (const listener of failedListeners.splice(0)) listener(error)
+  }
+
+  async function retire(): Promise<void> {
+    if (failure !== null || closed) return
+    member.stop()
+    standing.stop()
+    const forfeit = await storage.forfeitSeat().then(
+      () => olderDirectory(nodeId),
+      error => error,
+    )
+    fail(forfeit)
   }
 
   function controllerId(): number | null {
@@ -284,6 +303,10 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
         }
       }
     },
+    kept: member.kept,
+    promisedBy: member.promisedBy,
+    retire,
+    fail,
     suspect: standing.gone,
     back: back => {
       standing.back(back)
@@ -323,6 +346,11 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
       await keeper.idle()
     },
   }
+}
+
+function olderDirectory(nodeId: number): TributaryError {
+  const message = `the data directory is older than what the cluster knows of node ${nodeId} (put back from a copy, or a copy itself): it gave up its seat; start the node again, and it takes from the others what it lacks`
+  return new TributaryError('fenced', message)
 }
 
 function metadataLost(cause: unknown): TributaryError {

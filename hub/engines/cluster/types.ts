@@ -53,7 +53,10 @@ export type SentFrame = RaftFrame | NodeHeartbeat | SnapshotChunk | FetchFrame
 
 /** Links to the other nodes: one dialled to each, and those that they dialled. */
 export interface Peers {
-  /** Sets where a node is found, HOST:PORT; null: not dialled any more. */
+  /**
+   * Sets where a node is found, HOST:PORT; null: not dialled any more. A node that dials this one is dialled where it says that it is, until
+   * it is located, and where it is not found then.
+   */
   locate(nodeId: number, address: string | null): void
   /** Sends over the link dialled to the node; false, and not sent, where it is down or has too much to send. */
   send(nodeId: number, frame: SentFrame): boolean

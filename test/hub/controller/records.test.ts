@@ -50,6 +50,7 @@ const samples: MetadataRecord[] = [
     httpAddress: 'h:1',
     rack: 'r',
     software: 's',
+    startId: 'x',
     atMs: 6,
   },
   { type: 'node_fenced', nodeId: 1, left: true, atMs: 7 },
@@ -124,6 +125,12 @@ describe('metadata records', () => {
     const told = { fork: { presented: 1, atMs: 5 }, alarm, address: '', software: 's', atMs: 5 }
     const granted = { type: 'session_granted', edgeId: 'e', session, ...told }
     expect(only(encodeCbor({ v: 1, ...granted }))).toEqual({ ...granted, claim: null })
+  })
+
+  it('of nodes are read as the first version wrote them', () => {
+    const told = { directoryId: 'd', peerAddress: null, httpAddress: 'h:1', rack: null, software: 's' }
+    const registered = { type: 'node_registered', nodeId: 1, incarnation: 4, atMs: 6, ...told }
+    expect(only(encodeCbor({ v: 1, ...registered }))).toEqual({ ...registered, startId: null })
   })
 
   it('of one request may be very many', () => {

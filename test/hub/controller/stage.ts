@@ -31,7 +31,14 @@ export const SETTINGS: ControllerSettings = {
 
 export function registration(nodeId: number, more: Partial<RegisterNode> = {}): RegisterNode {
   const addresses = { peerAddress: `n${nodeId}:7700`, httpAddress: `n${nodeId}:7600` }
-  const given = { nodeId, directoryId: `d${nodeId}`, rack: null, software: 's', lostData: false }
+  const given = {
+    nodeId,
+    directoryId: `d${nodeId}`,
+    rack: null,
+    software: 's',
+    startId: null,
+    lostData: false,
+  }
   return { ...addresses, ...given, ...more }
 }
 

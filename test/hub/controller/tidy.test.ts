@@ -68,6 +68,7 @@ describe('an old directory', () => {
       httpAddress: '',
       rack: null,
       software: '',
+      startId: null,
       lostData: false,
     })
     stage.commit(once(stage))

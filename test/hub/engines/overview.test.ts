@@ -16,6 +16,7 @@ describe('the cluster in numbers', () => {
       leader: null,
       commit: 0,
       config: { voters: [], learners: [] },
+      forgot: false,
     } as const
     const cluster = createCluster({
       image: () => stage.image,

@@ -3,22 +3,9 @@ import { utf8, utf8Text } from '../../../common/bytes.ts'
 import { step } from '../../../hub/raft/node.ts'
 import { createRaft } from '../../../hub/raft/state.ts'
 import type { MessageBody, Position } from '../../../hub/raft/types.ts'
-import { BEFORE_FIRST } from '../../../hub/raft/types.ts'
+import { BEFORE_FIRST, NOWHERE } from '../../../hub/raft/types.ts'
 import { founding, OPTIONS, seat } from './stage.ts'
-import {
-  append,
-  entriesOf,
-  leader,
-  NOWHERE,
-  ONE,
-  receive,
-  said,
-  THREE,
-  TWO,
-  termsIn,
-  vote,
-  voter,
-} from './voter.ts'
+import { append, entriesOf, leader, ONE, receive, said, THREE, TWO, termsIn, vote, voter } from './voter.ts'
 
 /** One test per rule of Figure 2 of the Raft paper (extended version) and of its section 5.4; the names say which. */
 
@@ -160,7 +147,7 @@ describe('Figure 2, rules for all servers', () => {
     const bodies: MessageBody[] = [
       vote({ index: 9, term: 9 }),
       append(NOWHERE),
-      { t: 'heartbeat', commit: BEFORE_FIRST },
+      { t: 'heartbeat', acked: NOWHERE, commit: BEFORE_FIRST },
       { t: 'append-ok', match: 0 },
       { t: 'vote-reply', granted: false },
     ]
@@ -184,7 +171,7 @@ describe('Figure 2, rules for followers', () => {
     for (let at = 1; at < OPTIONS.electionTicks; at++) step(raft, { t: 'tick' }, 0)
     receive(raft, TWO, 1, append(NOWHERE))
     for (let at = 1; at < OPTIONS.electionTicks; at++) step(raft, { t: 'tick' }, 0)
-    receive(raft, TWO, 1, { t: 'heartbeat', commit: BEFORE_FIRST })
+    receive(raft, TWO, 1, { t: 'heartbeat', acked: NOWHERE, commit: BEFORE_FIRST })
     for (let at = 1; at < OPTIONS.electionTicks; at++) step(raft, { t: 'tick' }, 0)
     expect(raft.role).toBe('follower')
     expect(step(raft, { t: 'tick' }, 0).status.role).toBe('pre-candidate')

@@ -2,12 +2,12 @@ import { describe, expect, it } from 'vitest'
 import { utf8 } from '../../../common/bytes.ts'
 import { step } from '../../../hub/raft/node.ts'
 import type { Entry, Message } from '../../../hub/raft/types.ts'
+import { NOWHERE } from '../../../hub/raft/types.ts'
 import { founding, OPTIONS, Stage, seat } from './stage.ts'
 import {
   append,
   entriesOf,
   leader,
-  NOWHERE,
   ONE,
   receive,
   receiveAndSync,

@@ -4,13 +4,11 @@ import { step } from '../../../hub/raft/node.ts'
 import type { Raft } from '../../../hub/raft/state.ts'
 import { createRaft } from '../../../hub/raft/state.ts'
 import type { Entry, Message, MessageBody, Position, Ready } from '../../../hub/raft/types.ts'
-import { BEFORE_FIRST } from '../../../hub/raft/types.ts'
+import { BEFORE_FIRST, NOWHERE } from '../../../hub/raft/types.ts'
 import { founding, OPTIONS, seat } from './stage.ts'
 
 /** One voter, spoken to by hand. */
 
-/** Before the first entry. */
-export const NOWHERE: Position = { index: BEFORE_FIRST, term: 0 }
 export const [ONE, TWO, THREE] = [seat(1), seat(2), seat(3)]
 
 /** Entries from index 0 on, of these terms. */

@@ -39,11 +39,14 @@ export interface Dialled {
   close(): Promise<void>
 }
 
-/** Dials the node at `address`; `changed` is told what becomes of it. */
+/**
+ * Dials the node at `address`, and by turns where it says itself that it is, if that is elsewhere; `changed` is told what becomes of it.
+ */
 export function dialNode(
   context: PeerContext,
   nodeId: number,
   address: string,
+  saidAddress: () => string | null,
   changed: (change: LinkChange) => void,
 ): Dialled {
   const { env, log, service, counters } = context
@@ -82,10 +85,12 @@ export function dialNode(
     if (dialling || channel !== null || closed) return
     dialling = true
     let link: Link | null = null
+    const said = saidAddress() ?? address
     try {
-      link = await env.net.dial(urlOf(context, address), dialOptions(context))
+      link = await env.net.dial(urlOf(context, failures % 2 === 0 ? address : said), dialOptions(context))
     } catch (error) {
-      if (isRefused(error) && !closed) changed('refused')
+      // Where it was before, nothing need listen.
+      if (isRefused(error) && said === address && !closed) changed('refused')
       failed(isTributaryError(error, 'unauthorized') ? otherSecret(name, error) : error)
     } finally {
       dialling = false
@@ -141,7 +146,7 @@ export function dialNode(
   }
 
   function hello(): PeerHello {
-    const { directoryId, software, nodeId: own } = context.self
+    const { directoryId, software, nodeId: own } = context.self()
     return {
       t: 'peer-hello',
       min: PEER_PROTOCOL_MIN,
@@ -150,13 +155,15 @@ export function dialNode(
       nodeId: own,
       directoryId,
       software,
+      peerAddress: context.address,
+      memory: context.memoryOf(nodeId),
       to: nodeId,
     }
   }
 
   /** Checks who answered; the heartbeat to keep. */
   function welcomed(welcome: PeerWelcome): { heartbeatMs: number; deadMs: number } {
-    const { nodeId: there, directoryId, clusterId, software, protocol, heartbeatMs, deadMs } = welcome
+    const { nodeId: there, directoryId, clusterId, software, protocol, heartbeatMs, deadMs, memory } = welcome
     if (identity !== null) throw new TributaryError('protocol_error', 'peer-welcome came twice')
     if (protocol < PEER_PROTOCOL_MIN || protocol > PEER_PROTOCOL_MAX) {
       throw new TributaryError('unsupported_version', `${name} chose protocol ${protocol}, not offered`)
@@ -170,6 +177,7 @@ export function dialNode(
     told.clear()
     full = false
     log.info({ node: nodeId, address }, 'linked to another node')
+    context.reminded(identity, memory)
     changed('up')
     calls.pump()
     // Not dead before it had to speak twice.

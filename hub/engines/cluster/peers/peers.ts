@@ -8,13 +8,19 @@ import { serveLink } from './served.ts'
 
 /** Links of other nodes that did not say who they are yet, and those that did, together. */
 const MAX_SERVED_LINKS = 1_024
+/** Nodes that said where they are; as many as there may be in a cluster, and some that left it. */
+const MAX_SAID_ADDRESSES = 200
 
 /** The links of this node, none yet. */
 export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
   const counters = { calls: 0, callsRefused: 0, callsServed: 0, linksLost: 0 }
   const context: PeerContext = { ...given, counters }
-  const { log, self } = context
+  const { log } = context
+  const own = context.self().nodeId
   const dialled = new Map<number, { address: string; link: Dialled }>()
+  /** Where nodes that dialled this one say they are. */
+  const said = new Map<number, string>()
+  const located = new Set<number>()
   const served = new Set<Served>()
   const listeners: ((nodeId: number, change: LinkChange) => void)[] = []
   let closing: Promise<void> | null = null
@@ -34,16 +40,32 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
     for (const listener of listeners) listener(nodeId, change)
   }
 
-  function locate(nodeId: number, address: string | null): void {
+  function find(nodeId: number, address: string | null): void {
     const known = dialled.get(nodeId)
-    if (closing !== null || nodeId === self.nodeId || known?.address === (address ?? undefined)) return
+    if (address === null) said.delete(nodeId)
+    if (closing !== null || nodeId === own || known?.address === (address ?? undefined)) return
     forget(nodeId)
     if (address === null) return
-    const link = dialNode(context, nodeId, address, change => {
+    const saidAddress = (): string | null => said.get(nodeId) ?? null
+    const link = dialNode(context, nodeId, address, saidAddress, change => {
       // A link that was given up for another address has nothing to say any more.
       if (dialled.get(nodeId)?.link === link) tell(nodeId, change)
     })
     dialled.set(nodeId, { address, link })
+  }
+
+  /** It knows best, and this node may be the last to hear: how would it, if it could not answer those who would tell it? */
+  function saysAddress(nodeId: number, address: string): void {
+    if (!said.has(nodeId) && said.size >= MAX_SAID_ADDRESSES) return
+    said.set(nodeId, address)
+    if (!dialled.has(nodeId)) find(nodeId, address)
+  }
+
+  /** Who is found by nothing but its own word is dialled for as long as it dials. */
+  function goneLink({ identity }: Served): void {
+    const nodeId = identity()?.nodeId
+    if (nodeId === undefined || located.has(nodeId)) return
+    if (![...served].some(link => link.identity()?.nodeId === nodeId)) find(nodeId, null)
   }
 
   async function closeAll(): Promise<void> {
@@ -59,7 +81,11 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
   }
 
   return {
-    locate,
+    locate: (nodeId, address) => {
+      if (address === null) located.delete(nodeId)
+      else located.add(nodeId)
+      find(nodeId, address)
+    },
     send: (nodeId, frame) => dialled.get(nodeId)?.link.send(frame) ?? false,
     call: (nodeId, call, timeoutMs) => {
       const known = dialled.get(nodeId)
@@ -82,7 +108,7 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
       }
       served.add(
         serveLink(link, context, {
-          introduced: (fresh, { nodeId, directoryId }) => {
+          introduced: (fresh, { nodeId, directoryId }, peerAddress) => {
             log.debug({ node: nodeId, remote: link.remote }, 'another node came')
             for (const older of served) {
               const there = older.identity()
@@ -90,10 +116,12 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
               if (older === fresh || there?.nodeId !== nodeId || there.directoryId !== directoryId) continue
               older.end(new TributaryError('fenced', `a newer link of node ${nodeId} took over`))
             }
+            if (peerAddress !== null) saysAddress(nodeId, peerAddress)
             dialled.get(nodeId)?.link.hurry()
           },
           gone: old => {
             served.delete(old)
+            goneLink(old)
             if (served.size === 0) whenEmpty()
           },
         }),

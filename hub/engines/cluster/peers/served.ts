@@ -34,7 +34,7 @@ export interface Served {
 
 export interface ServedHost {
   /** Who dialled is known. */
-  introduced(served: Served, identity: PeerIdentity): void
+  introduced(served: Served, identity: PeerIdentity, peerAddress: string | null): void
   gone(served: Served): void
 }
 
@@ -91,7 +91,8 @@ export function serveLink(link: Link, context: PeerContext, host: ServedHost): S
   }
 
   function welcome(hello: PeerHello): void {
-    const { self, heartbeatMs, deadMs } = context
+    const { heartbeatMs, deadMs } = context
+    const self = context.self()
     const protocol = Math.min(hello.max, PEER_PROTOCOL_MAX)
     if (protocol < Math.max(hello.min, PEER_PROTOCOL_MIN)) {
       throw new TributaryError(
@@ -99,7 +100,7 @@ export function serveLink(link: Link, context: PeerContext, host: ServedHost): S
         `this node speaks protocol ${PEER_PROTOCOL_MIN} to ${PEER_PROTOCOL_MAX}, node ${hello.nodeId} ${hello.min} to ${hello.max}: update the older one`,
       )
     }
-    const { nodeId, directoryId, clusterId, software } = hello
+    const { nodeId, directoryId, clusterId, software, peerAddress } = hello
     if (hello.to !== self.nodeId || nodeId === self.nodeId) {
       throw new TributaryError(
         'invalid_argument',
@@ -115,12 +116,14 @@ export function serveLink(link: Link, context: PeerContext, host: ServedHost): S
       nodeId: self.nodeId,
       directoryId: self.directoryId,
       software: self.software,
+      memory: context.memoryOf(nodeId),
       maxFrameBytes: PEER_LIMITS.maxFrameBytes,
       heartbeatMs,
       deadMs,
     })
     core.startHeartbeat({ heartbeatMs, deadMs })
-    host.introduced(served, identity)
+    host.introduced(served, identity, peerAddress)
+    context.reminded(identity, hello.memory)
   }
 
   /** Starts a call in its turn; one whose answer is bulk waits while the link is full, and others go on. */

@@ -39,7 +39,7 @@ function bodyFields(message: Message): CborInput[] {
     case 'append-refused':
       return [message.prevIndex, ...positionFields(message.hint)]
     case 'heartbeat':
-      return [message.commit]
+      return [...positionFields(message.acked), message.commit]
     case 'snapshot':
       return markFields(message.snapshot)
     case 'heartbeat-reply':
@@ -99,7 +99,7 @@ function readBody(t: string, fields: Fields): MessageBody {
     case 'append-refused':
       return { t, prevIndex: fields.number(), hint: fields.position() }
     case 'heartbeat':
-      return { t, commit: fields.number() }
+      return { t, acked: fields.position(), commit: fields.number() }
     case 'snapshot':
       return { t, snapshot: readMark(fields) }
     case 'heartbeat-reply':

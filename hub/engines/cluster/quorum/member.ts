@@ -2,6 +2,7 @@ import { assert } from '../../../../common/assert.ts'
 import type { Clock, Rng, Timer } from '../../../../common/env.ts'
 import { isTributaryError } from '../../../../common/errors.ts'
 import { step } from '../../../raft/node.ts'
+import type { Kept } from '../../../raft/promises.ts'
 import type { Raft } from '../../../raft/state.ts'
 import { createRaft } from '../../../raft/state.ts'
 import type {
@@ -11,6 +12,7 @@ import type {
   Message,
   Outcome,
   Outgoing,
+  Promised,
   RaftOptions,
   SnapshotMark,
   Status,
@@ -40,6 +42,8 @@ export interface MemberHost {
   crashed(error: unknown): void
   /** Up again; entries beyond `lastIndex` are not there. */
   returned(lastIndex: number): void
+  /** The directory turned out to lack what this member promised: it takes part in nothing more. */
+  forgot(): void
   /** Can't go on: the disk failed for good, or can't be read. */
   failed(error: unknown): void
 }
@@ -63,6 +67,10 @@ export interface Member {
   status(): Status
   /** Whether nobody else has a vote. */
   isAlone(): boolean
+  /** Term and log, as far as promises are judged by them; null while it is down. */
+  kept(): Kept | null
+  /** What another member told this one since it came up. */
+  promisedBy(member: MemberId): Promised | null
   /** How far another member's log is known to be this leader's; null where nothing is known. */
   matchOf(member: MemberId): number | null
   lastIndex(): number
@@ -146,7 +154,9 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
   function report(status: Status): void {
     const { role, term, leader, config } = latest
     const same = status.role === role && status.term === term && status.leader === leader
+    const forgets = status.forgot && !latest.forgot
     latest = status
+    if (forgets) host.forgot()
     if (same && status.config === config) return
     if (status.role === 'candidate' && (role !== 'candidate' || status.term !== term)) elections++
     schedule()
@@ -240,6 +250,8 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
     },
     status: () => latest,
     isAlone,
+    kept: () => raft,
+    promisedBy: member => raft?.promises.get(member) ?? null,
     matchOf: member => raft?.progress.get(member)?.match ?? null,
     lastIndex: () => raft?.log.lastIndex() ?? BEFORE_FIRST,
     markAt: index => {
@@ -257,6 +269,6 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
   }
 }
 
-function statusOf({ role, term, leader, commit, configs }: Raft): Status {
-  return { role, term, leader, commit, config: configs.current() }
+function statusOf({ role, term, leader, commit, configs, forgot }: Raft): Status {
+  return { role, term, leader, commit, config: configs.current(), forgot }
 }

@@ -1,11 +1,15 @@
 import { assert } from '../../../../common/assert.ts'
+import type { Image } from '../../../controller/image.ts'
 import { encodeRecord } from '../../../controller/records.ts'
 import { imageOf } from './state-machine.ts'
 import type { Loaded, QuorumStorage } from './storage.ts'
 
 /** A directory's part in a quorum, as it is found at a start. */
 
-export type LoadedMember = Extract<Loaded, { t: 'member' }>
+export type LoadedMember = Extract<Loaded, { t: 'member' }> & {
+  /** As of the snapshot. */
+  image: Image
+}
 
 /**
  * What a directory holds, ready to go on from: what was salvaged is saved, a seat whose promises are lost is given up. Null
@@ -19,12 +23,12 @@ export async function loadMember(storage: QuorumStorage): Promise<LoadedMember |
   }
   if (loaded.t === 'empty') return null
   assert(loaded.t === 'member', 'a seat that was just taken has nothing to lose')
-  if (!loaded.unsaved) return loaded
   const image = imageOf(loaded.values)
+  if (!loaded.unsaved) return { ...loaded, image }
   await storage.saveSnapshot(loaded.restored.snapshot, image.records().map(encodeRecord))
   const clusterId = image.clusterId()
   if (storage.clusterId() === null && clusterId !== null) await storage.saveClusterId(clusterId)
-  return loaded
+  return { ...loaded, image }
 }
 
 /** Makes an empty directory the first of a cluster of this id. */

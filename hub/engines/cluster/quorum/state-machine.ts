@@ -19,16 +19,16 @@ export interface StateMachine {
 type Listener = (records: readonly ImageRecord[] | null) => void
 
 export interface StateMachineContext {
-  /** As of `mark`: values of the metadata log. */
   mark: SnapshotMark
-  values: readonly Uint8Array[]
+  /** As of `mark`; it is changed from now on. */
+  image: Image
   /** Records of an entry where they are known without decoding. */
   recordsOf(index: number, term: number): readonly ImageRecord[] | undefined
 }
 
 export function createStateMachine(context: StateMachineContext): StateMachine {
   const listeners: Listener[] = []
-  let image = imageOf(context.values)
+  let { image } = context
   let applied = context.mark.index
   let waiting: { index: number; resolve(): void }[] = []
 

@@ -1,6 +1,6 @@
 import { assert } from '../../../../common/assert.ts'
 import { utf8, utf8Text } from '../../../../common/bytes.ts'
-import type { Clock, Disk } from '../../../../common/env.ts'
+import type { Clock, Disk, Rng } from '../../../../common/env.ts'
 import { isDiskFull, isTributaryError, TributaryError } from '../../../../common/errors.ts'
 import { MIB } from '../../../../common/limits.ts'
 import type { DataDir, Log, StateEntry, StateLog } from '../../../../common/log/types.ts'
@@ -42,6 +42,11 @@ const CLUSTER_ID = 'cluster-id'
 const SEAT = 'seat'
 const LOST_DATA = 'lost-data'
 const UNCLEAN_ASYNC = 'unclean-async'
+const SEAT_FORFEIT = 'seat-forfeit'
+const START_IDS = 'start-ids'
+/** Starts that are remembered until one of them is known to be registered; more than that many in a row that came to nothing are not. */
+const MAX_START_IDS = 100
+const RANDOM_ID_BYTES = 8
 
 const NOBODY: Config = { voters: [], learners: [] }
 
@@ -76,6 +81,12 @@ export interface QuorumStorage {
   /** Starts a quorum of which this member is the only voter. */
   found(): Promise<void>
   load(): Promise<Loaded>
+  /** Starts of processes with this directory that may be registered. */
+  startIds(): readonly string[]
+  /** Names this start, durably. `registered`: the newest one that is known to be registered, null for none. */
+  beginStart(registered: string | null): Promise<string>
+  /** The directory lacks what its seat promised: from the next `load` on it has another one. */
+  forfeitSeat(): Promise<void>
   /** Takes another seat, with nothing in it. */
   leaveSeat(): Promise<void>
   /**
@@ -96,6 +107,7 @@ export interface StorageContext {
   dataDir: DataDir
   disk: Disk
   clock: Clock
+  rng: Pick<Rng, 'bytes'>
   nodeId: number
   onDamage: OnDamage
 }
@@ -109,7 +121,7 @@ interface Job {
 
 /** Opens the logs; `load` reads them. Rejects as `openLog` does. */
 export async function openQuorumStorage(context: StorageContext): Promise<QuorumStorage> {
-  const { dataDir, disk, clock, nodeId, onDamage } = context
+  const { dataDir, disk, clock, rng, nodeId, onDamage } = context
   const path = `${dataDir.path}/${SNAPSHOT_FILE}`
   const log = await dataDir.openLog(METADATA_LOG, LOG_OPTIONS)
   tellKnownDamage(log, onDamage)
@@ -135,6 +147,8 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
     return seat === null ? dataDir.directoryId : `${dataDir.directoryId}-${seat}`
   }
   const self = (): MemberId => memberId(nodeId, seatId())
+  const startIds = (): string[] => textOf(START_IDS)?.split(' ') ?? []
+  const randomId = (): string => Buffer.from(rng.bytes(RANDOM_ID_BYTES)).toString('hex')
 
   async function readSnapshot(): Promise<SnapshotContent | null> {
     if (!(await disk.exists(path))) return null
@@ -159,8 +173,10 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
 
   async function load(): Promise<Loaded> {
     assert(log.endOffset() === log.durableEndOffset(), 'the metadata log ends beyond what is durable')
-    const found = await readSnapshot()
+    const forfeit = state.get(SEAT_FORFEIT) !== undefined
+    const found = forfeit ? null : await readSnapshot()
     writes.restart(found?.mark.index ?? Number.NEGATIVE_INFINITY)
+    if (forfeit) return { t: 'lost' }
     if (found === null && textOf(CLUSTER_ID) === null) {
       if (log.endOffset() === 0) return { t: 'empty' }
       // Written before there was a quorum: by the only voter there was, so that all of it is committed.
@@ -243,13 +259,24 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
       await saveFile({ index: BEFORE_FIRST, term: 0, config }, [])
     },
     load,
+    startIds,
+    beginStart: async registered => {
+      const startId = randomId()
+      const known = startIds()
+      // Who tells of older ones than the registered one tells what is known here.
+      const open = known.slice(Math.max(0, known.indexOf(registered ?? '')))
+      const kept = [...open, startId].slice(-MAX_START_IDS)
+      await state.put([{ key: START_IDS, value: utf8(kept.join(' ')) }])
+      return startId
+    },
+    forfeitSeat: () => state.put([LOST_DATA, SEAT_FORFEIT].map(key => ({ key, value: utf8('1') }))),
     leaveSeat: async () => {
-      const seat = Number(textOf(SEAT) ?? 0) + 1
       rolledBack = false
-      // The new seat first: with the old one and an empty log it would break what it promised.
+      // The new seat first: with the old one and an empty log it would break what it promised. It is one that no copy takes.
       await state.put([
-        { key: SEAT, value: utf8(String(seat)) },
+        { key: SEAT, value: utf8(randomId()) },
         { key: HARD_STATE, value: null },
+        { key: SEAT_FORFEIT, value: null },
       ])
       await disk.remove(path)
       await disk.syncDir(dataDir.path)

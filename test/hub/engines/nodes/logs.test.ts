@@ -20,7 +20,14 @@ beforeEach(async () => {
 afterEach(() => nodes.close())
 
 function registered(nodeId: number): ImageRecord {
-  const at = { directoryId: 'd', peerAddress: null, httpAddress: 'h:1', rack: null, software: 's' }
+  const at = {
+    directoryId: 'd',
+    peerAddress: null,
+    httpAddress: 'h:1',
+    rack: null,
+    software: 's',
+    startId: null,
+  }
   return { type: 'node_registered', atMs: 1, ...at, nodeId, incarnation: nodeId }
 }
 

@@ -190,7 +190,10 @@ async function startNode(net: PeerNet, nodeId: number, submit: Metadata['submit'
   const peers = createPeers({
     env,
     log,
-    self: { nodeId, directoryId: `d${nodeId}`, software: 'test' },
+    self: () => ({ nodeId, directoryId: `d${nodeId}`, software: 'test' }),
+    address: null,
+    memoryOf: () => null,
+    reminded: () => {},
     clusterId: () => 'c',
     access: { secret: null, tls: null },
     heartbeatMs: 10_000,

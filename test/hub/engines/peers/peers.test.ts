@@ -189,6 +189,59 @@ describe('a node that goes', () => {
   })
 })
 
+describe('a node that this one does not know', () => {
+  test('is dialled where it says that it is, for as long as it comes from there', async () => {
+    const net = new PeerNet()
+    const clock = new FakeClock()
+    const a = startNode(net, 1, { clock })
+    const b = startNode(net, 2, { clock })
+    b.peers.locate(1, addressOf(1))
+    await until(() => a.peers.isUp(2), 'the answer')
+    expect(a.peers.send(2, { t: 'raft', messages: [] })).toBe(true)
+    await b.peers.close()
+    await until(() => a.peers.stats().known === 0, 'the end of it')
+  })
+
+  test('is dialled there by turns where it is taken to be elsewhere, and nobody hears that it is gone', async () => {
+    const net = new PeerNet()
+    const clock = new FakeClock()
+    const a = startNode(net, 1, { clock })
+    const b = startNode(net, 2, { clock })
+    a.peers.locate(2, 'former:1')
+    await until(() => a.changes.length > 0, 'the refusal')
+    expect(a.changes).toEqual([[2, 'refused']])
+    b.peers.locate(1, addressOf(1))
+    await until(() => b.peers.isUp(1), 'its link')
+    a.changes.length = 0
+    await until(() => {
+      clock.advance(20)
+      return a.peers.isUp(2)
+    }, 'the link there')
+    expect(a.changes).toEqual([[2, 'up']])
+    b.peers.locate(1, null)
+    await until(() => a.peers.stats().served === 0, 'the end of its link')
+    expect(a.peers.isUp(2)).toBe(true)
+  })
+
+  test('hears before anything else what this one knows of it', async () => {
+    const net = new PeerNet()
+    const promised = { seat: '2/d2', term: 3, index: -1, entryTerm: 0 }
+    const memory = { incarnation: 4, directoryId: 'd2', startId: null, othersVote: true, promised }
+    const a = startNode(net, 1, { memories: new Map([[2, memory]]) })
+    const b = startNode(net, 2)
+    a.peers.locate(2, addressOf(2))
+    await until(() => a.peers.isUp(2) && b.peers.isUp(1), 'both links')
+    expect(a.reminders).toEqual([
+      { from: 2, memory: null },
+      { from: 2, memory: null },
+    ])
+    expect(b.reminders).toEqual([
+      { from: 1, memory },
+      { from: 1, memory },
+    ])
+  })
+})
+
 describe('who is let in', () => {
   test('nodes of one cluster, under ids of their own, at the addresses they are looked for', async () => {
     const net = new PeerNet()
@@ -204,7 +257,8 @@ describe('who is let in', () => {
     net.listening.set(addressOf(5), link => twin.peers.accept(link))
     await until(() => third.peers.isUp(1), 'the link that is right')
     a.peers.locate(5, addressOf(5))
-    await until(() => a.warnings.length >= 3, 'three reasons')
+    const reasons = (): string[] => a.warnings.filter(line => line.includes('is not reached'))
+    await until(() => reasons().length >= 3, 'three reasons')
     const dials = net.dials
     for (let turn = 0; turn < 200; turn++) {
       clock.advance(20)
@@ -212,12 +266,12 @@ describe('who is let in', () => {
     }
     expect(net.dials).toBeGreaterThan(dials + 10)
     expect([2, 4, 5].map(nodeId => a.peers.isUp(nodeId))).toEqual([false, false, false])
-    const text = a.warnings.join('')
+    const text = reasons().join('')
     expect(text).toContain('belongs to cluster c, this node to other')
     expect(text).toContain('looked for node 4 and found node 3')
     expect(text).toContain('looked for node 5 and found node 1')
     // Each reason once, however often it is tried.
-    expect(a.warnings.length).toBe(3)
+    expect(reasons().length).toBe(3)
     expect(stranger.peers.stats().served).toBe(0)
   })
 

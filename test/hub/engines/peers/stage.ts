@@ -1,7 +1,13 @@
 import { pino } from 'pino'
 import type { Clock, Net } from '../../../../common/env.ts'
 import { TributaryError } from '../../../../common/errors.ts'
-import type { FetchedFrame, FetchFrame, PeerAnswer, PeerCall } from '../../../../common/wire-peer.ts'
+import type {
+  FetchedFrame,
+  FetchFrame,
+  PeerAnswer,
+  PeerCall,
+  PeerMemory,
+} from '../../../../common/wire-peer.ts'
 import { createPeers } from '../../../../hub/engines/cluster/peers/peers.ts'
 import type { LinkChange, PeerIdentity, Peers, SentFrame } from '../../../../hub/engines/cluster/types.ts'
 import { FakeClock, seededRng } from '../../../fake-clock.ts'
@@ -56,6 +62,7 @@ export interface Node {
   fetched: { nodeId: number; frame: FetchedFrame }[]
   calls: PeerCall[]
   warnings: string[]
+  reminders: { from: number; memory: PeerMemory | null }[]
   clusterId: string | null
   /** What calls are answered by; default: `remove-lane`. */
   answer: (call: PeerCall, from: PeerIdentity) => Promise<PeerAnswer>
@@ -67,6 +74,8 @@ export interface NodeOptions {
   directoryId?: string
   /** Listens there; default by its id. */
   address?: string
+  /** What it knows of others. */
+  memories?: Map<number, PeerMemory>
 }
 
 export function startNode(net: PeerNet, nodeId: number, options: NodeOptions = {}): Node {
@@ -81,6 +90,7 @@ export function startNode(net: PeerNet, nodeId: number, options: NodeOptions = {
     fetched: [],
     calls: [],
     warnings,
+    reminders: [],
     clusterId: options.clusterId === undefined ? 'c' : options.clusterId,
     answer: async () => ({ c: 'remove-lane' }),
   }
@@ -88,7 +98,10 @@ export function startNode(net: PeerNet, nodeId: number, options: NodeOptions = {
   const peers = createPeers({
     env: { clock, rng: seededRng(nodeId), net: net.net(nodeId) },
     log: pino({ level: 'info' }, stream),
-    self: { nodeId, directoryId: options.directoryId ?? `d${nodeId}`, software: 'test' },
+    self: () => ({ nodeId, directoryId: options.directoryId ?? `d${nodeId}`, software: 'test' }),
+    address: options.address ?? addressOf(nodeId),
+    memoryOf: other => options.memories?.get(other) ?? null,
+    reminded: (from, memory) => void node.reminders.push({ from: from.nodeId, memory }),
     clusterId: () => node.clusterId,
     access: { secret: null, tls: null },
     heartbeatMs: 1_000,

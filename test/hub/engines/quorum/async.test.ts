@@ -15,7 +15,14 @@ async function open(
 ): Promise<{ disk: FakeDisk; dataDir: DataDir; quorum: QuorumStorage }> {
   const clock = new FakeClock()
   const dataDir = await openDataDir('/hub', { ...storage, flush }, { clock, rng: seededRng(2), disk })
-  const quorum = await openQuorumStorage({ dataDir, disk, clock, nodeId: 1, onDamage: () => {} })
+  const quorum = await openQuorumStorage({
+    dataDir,
+    disk,
+    clock,
+    rng: seededRng(3),
+    nodeId: 1,
+    onDamage: () => {},
+  })
   return { disk, dataDir, quorum }
 }
 

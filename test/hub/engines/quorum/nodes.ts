@@ -86,7 +86,7 @@ export class NodeStage {
     })
     const dataDir = await openDataDir('/hub', storageOptions, env)
     process.dataDir = dataDir
-    const context = { dataDir, disk, clock: this.clock, nodeId: id, onDamage: () => {} }
+    const context = { dataDir, disk, clock: this.clock, rng: env.rng, nodeId: id, onDamage: () => {} }
     const node = await openClusterNode({
       config,
       env,

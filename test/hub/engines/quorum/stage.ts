@@ -146,6 +146,7 @@ export class QuorumStage {
       dataDir,
       disk: node.disk,
       clock: this.clock,
+      rng: this.rng,
       nodeId: id,
       onDamage: () => {},
     })

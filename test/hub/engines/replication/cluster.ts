@@ -136,7 +136,13 @@ export class Cluster {
     const env = { clock: this.clock, rng: this.rng, disk, codec: nodeCodec(), net: NO_NET }
     const dataDir = await openDataDir('/data', STORAGE, env)
     const given = { directoryId: dataDir.directoryId, lostData: dataDir.recovery.belowDurableEnd }
-    const at = { peerAddress: `n${nodeId}:1`, httpAddress: `n${nodeId}:2`, rack: null, software: 's' }
+    const at = {
+      peerAddress: `n${nodeId}:1`,
+      httpAddress: `n${nodeId}:2`,
+      rack: null,
+      software: 's',
+      startId: null,
+    }
     const { incarnation } = this.call('register-node', { nodeId, ...at, ...given })
     const image = emptyImage()
     for (const records of this.#log) for (const record of records) image.replay(record)
