@@ -179,7 +179,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
         snapshots: SNAPSHOT_LIMITS,
         judge: createJudge(env, settings, nodeId),
         peers,
-        otherNodes: () => [...known.keys()],
+        otherNodes: peers.nodes,
       },
       member,
     )
@@ -200,7 +200,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
     const { livingAs } = lifecycle
     const tasks = createDuties({ env, log, nodeId, livingAs, clusterId, settings, times, metadata: made })
     duties = tasks
-    const known = followAddresses(made, peers, configured, nodeId)
+    followAddresses(made, peers, configured, nodeId)
     made.onFailed(failed)
     peers.onLink((other, change) => {
       if (change === 'refused') {
@@ -223,7 +223,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
       },
       register: async () => {
         const startId = await past.beginStart()
-        const incarnation = await lifecycle.register({
+        const registered = lifecycle.register({
           nodeId,
           startId,
           directoryId: storage.seatId(),
@@ -233,6 +233,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
           software: `tributary ${VERSION}`,
           lostData: storage.lostData(),
         })
+        const incarnation = await unlessStopped(registered, context.stop)
         await storage.forgetLoss()
         return incarnation
       },
@@ -250,14 +251,30 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
   }
 }
 
-/** Dials the nodes that the metadata knows, and those configured that it does not know yet. Gives all of them, by id. */
+/** Rejects with `closed` as soon as the node is told to stop: who waits for a controller may wait for ever. */
+async function unlessStopped<T>(running: Promise<T>, stop: AbortSignal): Promise<T> {
+  let end = (): void => {}
+  const stopped = new Promise<never>((_, reject) => {
+    end = () => reject(new TributaryError('closed', 'stopped before the node was part of its cluster'))
+  })
+  if (stop.aborted) end()
+  stop.addEventListener('abort', end)
+  try {
+    return await Promise.race([running, stopped])
+  } finally {
+    stop.removeEventListener('abort', end)
+    running.catch(() => {})
+  }
+}
+
+/** Dials the nodes that the metadata knows, and those configured that it does not know yet. */
 function followAddresses(
   metadata: QuorumMetadata,
   peers: Peers,
   configured: readonly PeerAddress[],
   nodeId: number,
-): ReadonlyMap<number, string> {
-  const known = new Map<number, string>()
+): void {
+  const known = new Set<number>()
 
   function follow(): void {
     const wanted = new Map(configured.map(peer => [peer.nodeId, peer.address]))
@@ -265,13 +282,13 @@ function followAddresses(
       if (node.peerAddress !== null) wanted.set(node.nodeId, node.peerAddress)
     }
     wanted.delete(nodeId)
-    for (const gone of known.keys()) {
+    for (const gone of known) {
       if (wanted.has(gone)) continue
       known.delete(gone)
       peers.locate(gone, null)
     }
     for (const [other, address] of wanted) {
-      known.set(other, address)
+      known.add(other)
       peers.locate(other, address)
     }
   }
@@ -280,7 +297,6 @@ function followAddresses(
     if (records === null || records.some(({ type }) => ADDRESS_TYPES.has(type))) follow()
   })
   follow()
-  return known
 }
 
 const ADDRESS_TYPES: ReadonlySet<string> = new Set(['node_registered', 'node_removed'])

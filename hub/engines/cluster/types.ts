@@ -66,6 +66,8 @@ export interface Peers {
    */
   call<C extends PeerCall>(nodeId: number, call: C, timeoutMs: number): Promise<AnswerTo<C['c']>>
   isUp(nodeId: number): boolean
+  /** The nodes that are dialled. */
+  nodes(): number[]
   /** Who answered at the link dialled to the node; null while it is down. */
   identity(nodeId: number): PeerIdentity | null
   onLink(listener: (nodeId: number, change: LinkChange) => void): void

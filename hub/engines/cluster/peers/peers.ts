@@ -93,6 +93,7 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
       const message = closing === null ? `where node ${nodeId} is is not known` : 'this node stops'
       return Promise.reject(new TributaryError('not_available', message))
     },
+    nodes: () => [...dialled.keys()],
     isUp: nodeId => dialled.get(nodeId)?.link.identity() != null,
     identity: nodeId => dialled.get(nodeId)?.link.identity() ?? null,
     onLink: listener => listeners.push(listener),

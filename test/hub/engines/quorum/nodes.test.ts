@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import type { ClusterNode } from '../../../../hub/engines/cluster/cluster-node.ts'
 import { seededRng } from '../../../fake-clock.ts'
 import { FakeDisk } from '../../../fake-disk.ts'
 import { codeOf } from '../../replica/harness.ts'
@@ -167,5 +168,39 @@ describe('a node', () => {
     await stage.run(stage.node(2).metadata.submit('drain-node', { nodeId: 1, draining: true }))
     await stage.until(() => `${stage.voters(2)}` === '2,3,4', 'it has no vote')
     expect(stage.controller()).toBeGreaterThan(1)
+  })
+
+  const FOUR = [1, 2, 3, 4]
+
+  /** Node 4 joined, votes instead of node 1, and leads. */
+  async function ledByFour(): Promise<void> {
+    stage.start(4, FOUR)
+    await stage.until(() => stage.live(2).includes(4), 'the fourth one lives')
+    const leader = (): ClusterNode => stage.node(stage.controller())
+    await stage.run(leader().metadata.submit('drain-node', { nodeId: 1, draining: true }))
+    await stage.until(() => stage.voters(2).includes(4) && !stage.voters(2).includes(1), 'it votes')
+    await stage.until(() => {
+      if (stage.controller() !== 4) leader().metadata.transfer(stage.node(4).metadata.seat())
+      return stage.controller() === 4
+    }, 'it leads')
+  }
+
+  it('that was away while another one joined hears of it from that one, also when it leads', async () => {
+    await found()
+    stage.kill(3)
+    await ledByFour()
+    stage.start(3, ALL)
+    await stage.until(() => `${stage.live(4)}` === `${FOUR}`, 'it is back')
+  })
+
+  it('whose directory was wiped finds a controller that its configuration does not know', async () => {
+    await found()
+    await ledByFour()
+    stage.kill(3)
+    stage.wipe(3)
+    const startMs = stage.clock.monotonicMs()
+    const { started } = stage.start(3, ALL)
+    await stage.run(started)
+    expect(stage.clock.monotonicMs() - startMs).toBeLessThan(3_000)
   })
 })
