@@ -101,6 +101,25 @@ describe('a node that waits for others', () => {
   })
 })
 
+describe('a node that finds no controller', () => {
+  it('says so, and stops when it is told to', async () => {
+    const [first, second] = await Promise.all([start(1, [2]), start(2, [1])])
+    await until(() => first.ports.cluster.status().activeNodes === 2, 'both live')
+    await stop(second)
+    await stop(first)
+    const stopping = new AbortController()
+    const waiting = start(2, [1], '2', stopping.signal).catch((error: unknown) => error)
+    while ((await answerOf(2, '/readyz')).status === 0) await new Promise(resolve => setTimeout(resolve, 10))
+    stopping.abort()
+    const stoppedMs = performance.now()
+    expect(isTributaryError(await waiting, 'closed')).toBe(true)
+    expect(performance.now() - stoppedMs).toBeLessThan(3_000)
+    // As if it had never been there.
+    const again = await Promise.all([start(1, [2]), start(2, [1])])
+    await until(() => again.every(hub => hub.ports.notReadyReason() === null), 'both serve')
+  })
+})
+
 describe('what operators see', () => {
   it('names partitions that miss replicas, in a status, a description and metrics', async () => {
     const [first, second] = await Promise.all([start(1, [2]), start(2, [1])])
@@ -135,7 +154,7 @@ describe('what operators see', () => {
     expect(text).toMatch(/^tributary_replication_bytes_out_total \d+/m)
     const again = await start(2, [1])
     await until(() => status().unwell.length === 0, 'all is well again')
-    expect(again.ports.cluster.status().underReplicated).toBe(0)
+    await until(() => again.ports.cluster.status().underReplicated === 0, 'the other node knows too')
     expect((await answerOf(1, '/metrics')).text).toMatch(/^tributary_isr_expands_total [1-9]/m)
   })
 })

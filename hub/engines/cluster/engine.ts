@@ -170,17 +170,18 @@ async function openOver(
     stop: options.stop ?? new AbortController().signal,
   })
   const { metadata, clusterId, lifecycle } = node
-  try {
+  const enter = async (): Promise<number> => {
     const { config: members } = metadata.status()
     await claimDirectory(env.disk, dataDir.path, nodeId, storage.seatId(), members, log)
-  } catch (error) {
+    // Who votes alone has all of the metadata at hand; others learn it when they register.
+    if (metadata.isAlone()) await whenTrue(metadata, failure, () => metadata.activeTerm() !== null)
+    return node.register()
+  }
+  const incarnation = await enter().catch(async (error: unknown) => {
     await node.close()
     throw error
-  }
-  // Who votes alone has all of the metadata at hand; others learn it when they register.
-  if (metadata.isAlone()) await whenTrue(metadata, failure, () => metadata.activeTerm() !== null)
+  })
   // From here on the metadata is as it was when this node came, or later.
-  const incarnation = await node.register()
   const told = await dataDir.openState(DAMAGE_LOG, MAX_DAMAGE_BYTES)
   const gaps = createGaps(told, clock, log)
   const hubTime = createHubTime(clock.nowMs(), clock.monotonicMs())

@@ -75,6 +75,8 @@ export function createAsking(context: AskingContext): Asking {
   const { clock, nodeId, judge, peers, machine, speculation, member, attempts } = context
   let requests = 0
   let turn = 0
+  /** Others said that this node is the controller. */
+  let isTakenForIt = false
 
   async function judgeHere<Name extends CallName>(
     name: Name,
@@ -108,6 +110,7 @@ export function createAsking(context: AskingContext): Asking {
 
   function told(error: unknown): Attempt<never> {
     if (!isTributaryError(error) || error.details.judged === true) throw error
+    isTakenForIt = error.details.leader === nodeId
     // Told so by the controller's node, or not sent for want of room.
     if (error.details.judged === false || error.code === 'throttled') return { t: 'again' }
     // The link broke, or nothing came over it.
@@ -151,7 +154,8 @@ export function createAsking(context: AskingContext): Asking {
         return result.response
       }
       if (result.t === 'unknown' && !REPEATABLE.has(name)) throw fateUnknown(name)
-      if (clock.monotonicMs() >= deadlineMs) throw noController(context.controllerId())
+      if (clock.monotonicMs() >= deadlineMs)
+        throw noController(context.controllerId(), isTakenForIt ? nodeId : null)
       await attempts.next(since)
     }
   }
@@ -213,10 +217,11 @@ function fateUnknown(name: string): TributaryError {
   return new TributaryError('not_available', message)
 }
 
-function noController(known: number | null): TributaryError {
-  const message =
-    known === null
+function noController(known: number | null, own: number | null): TributaryError {
+  const unknown =
+    own === null
       ? 'no controller is known: a majority of the voters must be up and reach each other; try again'
-      : `the controller, node ${known}, does not answer; try again`
+      : `other nodes take node ${own} for the controller, and this process is not: does another one run as node ${own}?`
+  const message = known === null ? unknown : `the controller, node ${known}, does not answer; try again`
   return new TributaryError('not_available', message, { details: { leader: known } })
 }
