@@ -279,6 +279,7 @@ function decodeFetchedPartition(f: Fields): FetchedPartition {
   if (diverging !== undefined) {
     partition.diverging = { epoch: diverging.int('epoch'), endOffset: diverging.int('endOffset') }
   }
+  if (f.present('lostBefore')) partition.lostBefore = f.uint('lostBefore')
   if (f.present('error')) partition.error = f.code('error')
   return partition
 }

@@ -130,6 +130,8 @@ export interface FetchedPartition {
   hubTimeMs: number
   /** From the offset asked for; empty where only the numbers moved. The leader sends no more until asked from the next offset. */
   batches: Uint8Array
+  /** The leader has lost what lies between `offset` and here, where the batches begin, and so has everyone else. */
+  lostBefore?: number
   /** The logs part: the end offset, at the leader, of the largest epoch not above the follower's last (KIP-101, KIP-279). */
   diverging?: { epoch: number; endOffset: number }
   /** `offset_out_of_range`: below the leader's start, or beyond its end; `fenced`; `not_available`; `unknown_topic`. */

@@ -7,7 +7,7 @@ import type { GapControl } from './control.ts'
 import type { InSync } from './in-sync.ts'
 import { laneOperations } from './lane-operations.ts'
 import type { GapRange, LaneId, RunAnnouncement } from './lanes.ts'
-import { readPastDamage, searchByTime } from './log-access.ts'
+import { searchByTime } from './log-access.ts'
 import type { Needs } from './pipeline.ts'
 import { createPipeline } from './pipeline.ts'
 import type { ReplicaStore } from './store.ts'
@@ -58,8 +58,8 @@ const OWN_DISK: Needs = { alone: false, quorum: false }
 
 /** Begins to lead with a store that is quiet. */
 export function createLeader(context: LeaderContext): Leader {
-  const { store, inSync, leaderEpoch, onDamage, codec } = context
-  const { log, producers, reflected } = store
+  const { store, inSync, leaderEpoch, codec } = context
+  const { log, producers, reflected, damage } = store
   store.epochs.assign(leaderEpoch, log.endOffset())
   const pipeline = createPipeline({ ...context, log, reflected, onFailed: store.appendFailed })
   const { inOrder } = pipeline
@@ -93,7 +93,7 @@ export function createLeader(context: LeaderContext): Leader {
       if (closedBy?.code === 'topic_deleted') throw closedBy
       return readCommitted(context, offset, maxBytes)
     },
-    offsetForTime: timeMs => searchByTime(log, timeMs, inSync.highWatermark(), codec, onDamage),
+    offsetForTime: timeMs => searchByTime(log, damage.read, timeMs, inSync.highWatermark(), codec),
     advance: pipeline.advance,
     shut: pipeline.shut,
   }
@@ -107,7 +107,7 @@ async function readCommitted(context: LeaderContext, offset: number, maxBytes: n
   if (offset < startOffset || offset > highWatermark)
     throw outOfRange(name, offset, startOffset, highWatermark)
   if (offset === highWatermark) return { batches: NO_BYTES, nextOffset: offset }
-  const result = await readPastDamage(log, offset, maxBytes, highWatermark, context.onDamage)
+  const result = await store.damage.read(offset, maxBytes, highWatermark)
   counters.bytesOut += result.batches.length
   counters.recordsOut += result.nextOffset - offset
   return result

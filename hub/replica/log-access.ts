@@ -12,7 +12,7 @@ import { Producers } from './producers.ts'
 import type { History } from './replay.ts'
 import { replayBatches } from './replay.ts'
 
-/** Reading a partition's log from within the hub: damage is passed over and told of, never a reason to stop. */
+/** Reading a log from within the hub: damage is passed over and told of, never a reason to stop. */
 
 const CHUNK_BYTES = MIB
 /** What a batch may unpack to while an offset is searched by time. */
@@ -26,7 +26,7 @@ export function tellKnownDamage(log: Log, onDamage: OnDamage): void {
   for (const damage of log.damage()) onDamage(damage)
 }
 
-/** `log.read`, isolating damage that it comes upon: this log has no replica to fetch the records from again. */
+/** `log.read`, isolating damage that it comes upon, so that what lies behind it can be read. */
 export async function readPastDamage(
   log: Log,
   offset: number,
@@ -92,20 +92,14 @@ export async function restoreHistory(
 /** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */
 export async function searchByTime(
   log: Log,
+  read: Log['read'],
   timeMs: number,
   limitOffset: number,
   codec: Codec,
-  onDamage: OnDamage,
 ): Promise<number> {
   let offset = Math.max(log.startOffset(), Math.min(await log.offsetForEventTime(timeMs), limitOffset))
   while (offset < limitOffset) {
-    const { batches, nextOffset, release } = await readPastDamage(
-      log,
-      offset,
-      CHUNK_BYTES,
-      limitOffset,
-      onDamage,
-    )
+    const { batches, nextOffset, release } = await read(offset, CHUNK_BYTES, limitOffset)
     for (const { at, header } of eachBatch(batches)) {
       if (header.isControl || header.lastOffset < offset || header.maxTimestampMs < timeMs) continue
       const found = await firstAtTime(batches, at, header.baseOffset, timeMs, offset, codec)

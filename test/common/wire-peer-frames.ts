@@ -141,7 +141,7 @@ const fetched = record(
     hubTimeMs: int,
     batches: bytes,
   },
-  { diverging: record({ epoch: int, endOffset: int }), error: code },
+  { diverging: record({ epoch: int, endOffset: int }), error: code, lostBefore: uint },
 )
 const position = record({ ...ref, offset: int, lastEpoch: int, durableEnd: uint })
 

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import type { Clock, Timer } from '../../../common/env.ts'
-import { isTributaryError, messageOf } from '../../../common/errors.ts'
+import { messageOf } from '../../../common/errors.ts'
 import { SECOND_MS } from '../../../common/limits.ts'
 import type { FetchedFrame, FetchedPartition } from '../../../common/wire-peer.ts'
 import type { FetchEntry, FetchSession, Turn } from '../../replica/fetch-session.ts'
@@ -26,8 +26,6 @@ export interface LeaderShellContext {
   incarnationOf(nodeId: number): number | undefined
   /** A replica that is not in sync might join. */
   candidate(held: Held): void
-  /** A stretch of what this node leads can't be read. */
-  damaged(held: Held): void
 }
 
 export interface LeaderShell {
@@ -201,10 +199,11 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
     if (parting !== null) return answer(held, entry, { diverging: parting })
     const { version } = entry
     try {
-      const { batches, hubTimeMs, release } = await replica.readForFollower(entry.offset, maxBytes)
+      const given = await replica.readForFollower(entry.offset, maxBytes)
+      const { batches, hubTimeMs, lostBefore, release } = given
       if (release !== undefined) releases.push(release)
       if (batches.length === 0 || entry.version !== version || !leads(held, entry)) return null
-      return answer(held, entry, { batches, hubTimeMs })
+      return answer(held, entry, { batches, hubTimeMs, ...(lostBefore === undefined ? {} : { lostBefore }) })
     } catch (error) {
       unreadable(session, held, entry, error)
       return null
@@ -212,9 +211,7 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
   }
 
   function unreadable(session: Session, held: Held, entry: FetchEntry, error: unknown): void {
-    if (isTributaryError(error, 'corrupt_log')) context.damaged(held)
-    else
-      log.warn({ log: held.key, reason: messageOf(error) }, 'a follower can not be sent what it asks for yet')
+    log.warn({ log: held.key, reason: messageOf(error) }, 'a follower can not be sent what it asks for yet')
     const { version } = entry
     clock.setTimer(() => {
       if (!session.closed && entry.version === version) judge(session, entry)
