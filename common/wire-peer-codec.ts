@@ -432,6 +432,7 @@ function decodeAnswer(f: Fields, c: PeerCallName): PeerAnswer {
         nextOffset: f.uint('nextOffset'),
         lastEpoch: f.int('lastEpoch'),
         bounds: decodeBounds(inner(f, 'bounds')),
+        isSettled: f.bool('isSettled'),
       }
     case 'offset-for-time':
       return { c, offset: f.uint('offset') }

@@ -228,7 +228,15 @@ export type PeerAnswer =
   | { c: 'lane-tip'; tip: LaneTip | null }
   | { c: 'bounds'; bounds: PeerBounds }
   /** `lastEpoch`: of the record before `nextOffset`, -1 where there is none. */
-  | { c: 'read'; batches: Uint8Array; nextOffset: number; lastEpoch: number; bounds: PeerBounds }
+  /** As PartitionRead in hub/ports.ts. */
+  | {
+      c: 'read'
+      batches: Uint8Array
+      nextOffset: number
+      lastEpoch: number
+      bounds: PeerBounds
+      isSettled: boolean
+    }
   | { c: 'offset-for-time'; offset: number }
   | { c: 'producer-snapshot'; offset: number; bytes: Uint8Array }
   /** `nextOffset`: where to ask on. */

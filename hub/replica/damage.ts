@@ -15,6 +15,8 @@ export interface DamageKeeper {
   giveUp(damage: Damage, tells: boolean): void
   /** The leader lost what lies in [fromOffset, toOffset) and has said so. */
   lostByLeader(fromOffset: number, toOffset: number): void
+  /** The log was cut at `offset`: what is damaged from there on one day is another stretch. */
+  cutAfter(offset: number): void
   /** There are no other replicas to ask: what is damaged is lost, now and when it is found. */
   setAlone(isAlone: boolean): void
 }
@@ -29,7 +31,8 @@ export interface DamageContext {
 }
 
 export function createDamageKeeper({ name, log, onLost, onFound }: DamageContext): DamageKeeper {
-  const given = new Set<string>()
+  /** Where each stretch ends that is given up. */
+  const given = new Map<string, number>()
   let alone = false
 
   const keyOf = ({ fromOffset, toOffset }: Pick<Damage, 'fromOffset' | 'toOffset'>): string =>
@@ -41,7 +44,7 @@ export function createDamageKeeper({ name, log, onLost, onFound }: DamageContext
 
   function giveUp(damage: Damage, tells: boolean): void {
     if (given.has(keyOf(damage))) return
-    given.add(keyOf(damage))
+    given.set(keyOf(damage), damage.toOffset)
     if (tells) onLost(damage)
     log.isolate(damage)
   }
@@ -80,7 +83,10 @@ export function createDamageKeeper({ name, log, onLost, onFound }: DamageContext
     waiting,
     giveUp,
     // The log knows of it once it is durable, and lets reads pass then.
-    lostByLeader: (fromOffset, toOffset) => void given.add(keyOf({ fromOffset, toOffset })),
+    lostByLeader: (fromOffset, toOffset) => void given.set(keyOf({ fromOffset, toOffset }), toOffset),
+    cutAfter: offset => {
+      for (const [key, toOffset] of given) if (toOffset > offset) given.delete(key)
+    },
     setAlone: isAlone => {
       alone = isAlone
       if (alone) for (const damage of waiting()) giveUp(damage, true)

@@ -39,21 +39,34 @@ export async function readForFollower(
 }
 
 /**
- * Batches of a stretch for a replica whose own are damaged, none past `coveredEnd`. Rejects with `corrupt_log` where they are damaged
- * here too, `offset_out_of_range`.
+ * Batches of a stretch for a replica whose own are damaged, none past `coveredEnd` and none past damage here. Rejects with `corrupt_log`
+ * where they are damaged here too, `not_found` where they are given up here, `offset_out_of_range`.
  */
 export async function readStretch(
-  { log }: ReplicaStore,
+  { log, damage }: ReplicaStore,
   fromOffset: number,
   toOffset: number,
   maxBytes: number,
   coveredEnd: number,
 ): Promise<ReadResult> {
-  const damaged = log.damage().find(damage => damage.fromOffset < toOffset && damage.toOffset > fromOffset)
-  if (damaged !== undefined) {
-    throw new TributaryError('corrupt_log', `${log.name} is damaged there too`, { details: { ...damaged } })
+  if (fromOffset >= log.durableEndOffset()) throw nothingThere(fromOffset)
+  const waiting = damage.waiting()
+  let limit = Math.min(toOffset, coveredEnd)
+  for (const bad of log.damage()) {
+    if (bad.toOffset <= fromOffset || bad.fromOffset >= limit) continue
+    limit = bad.fromOffset
+    if (limit > fromOffset) continue
+    const details = { fromOffset: bad.fromOffset, toOffset: bad.toOffset }
+    if (waiting.includes(bad))
+      throw new TributaryError('corrupt_log', `${log.name} is damaged there too`, { details })
+    throw new TributaryError('not_found', `${log.name} has lost it for good`, { details })
   }
-  return log.read(fromOffset, maxBytes, Math.min(toOffset, coveredEnd))
+  return log.read(fromOffset, maxBytes, limit)
+}
+
+/** The refusal of a stretch that the log does not reach. */
+export function nothingThere(fromOffset: number): TributaryError {
+  return new TributaryError('offset_out_of_range', `nothing is held here from offset ${fromOffset} on`)
 }
 
 /**

@@ -33,6 +33,8 @@ export interface Leading {
   removeLane(id: LaneId): Promise<void>
   /** Appends the hub's own batch of one record, even into the disk reserve; it gets its offset in this synchronous turn. */
   appendOwn(batch: Uint8Array): Promise<void>
+  /** Resolves when all is committed that the log holds now. */
+  committed(): Promise<void>
   tip(id: LaneId): LaneTip | null
   read(offset: number, maxBytes: number): Promise<ReadResult>
   offsetForTime(timeMs: number): Promise<number>
@@ -87,6 +89,7 @@ export function createLeader(context: LeaderContext): Leader {
         context.counters.recordsIn++
         context.counters.bytesIn += batch.length
       }),
+    committed: () => pipeline.committed('committed', () => undefined),
     tip: lanes.tip,
     read: async (offset, maxBytes) => {
       const closedBy = pipeline.closedBy()
@@ -103,9 +106,9 @@ async function readCommitted(context: LeaderContext, offset: number, maxBytes: n
   const { counters, name, store, inSync } = context
   const { log } = store
   const [startOffset, highWatermark] = [log.startOffset(), inSync.highWatermark()]
-  if (offset > highWatermark && !inSync.settled()) throw notSettled(name)
-  if (offset < startOffset || offset > highWatermark)
-    throw outOfRange(name, offset, startOffset, highWatermark)
+  if (offset < startOffset || offset > highWatermark) {
+    throw inSync.settled() ? outOfRange(name, offset, startOffset, highWatermark) : notSettled(name)
+  }
   if (offset === highWatermark) return { batches: NO_BYTES, nextOffset: offset }
   const result = await store.damage.read(offset, maxBytes, highWatermark)
   counters.bytesOut += result.batches.length

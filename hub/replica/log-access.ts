@@ -54,6 +54,8 @@ export async function readPastDamage(
 export interface Restored extends History {
   /** False where the log starts later than anything was written, and no snapshot tells of what came before. */
   complete: boolean
+  /** Damage among the batches that were replayed: what those told is missing. */
+  missed: Damage[]
 }
 
 /**
@@ -74,7 +76,8 @@ export async function restoreHistory(
       ? { producers: new Producers(), epochs: createLeaderEpochs(), gaps: createGapPlaces() }
       : decodeSnapshot(snapshot.bytes)
   const start = log.startOffset()
-  let offset = Math.max(snapshot?.offset ?? 0, start)
+  const from = Math.max(snapshot?.offset ?? 0, start)
+  let offset = from
   while (offset < end) {
     const { batches, nextOffset, release } = await readPastDamage(log, offset, CHUNK_BYTES, end, onDamage)
     replayBatches({ producers, epochs, gaps }, batches, offset, nowMs)
@@ -86,7 +89,8 @@ export async function restoreHistory(
   // A leader that wrote nothing may have been written down: its epoch begins where nobody has a batch of it.
   epochs.cutAfter(end)
   gaps.cutAfter(end)
-  return { producers, epochs, gaps, complete: start === 0 || snapshot !== undefined }
+  const missed = log.damage().filter(damage => damage.toOffset > from)
+  return { producers, epochs, gaps, complete: start === 0 || snapshot !== undefined, missed }
 }
 
 /** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */

@@ -23,6 +23,7 @@ import type { SnapshotKeeper } from './snapshot-keeper.ts'
 import { createSnapshotKeeper } from './snapshot-keeper.ts'
 import type { ReplicaStore } from './store.ts'
 import { diskFailed, openStore } from './store.ts'
+import { createTurns } from './turns.ts'
 import type { Upkept } from './upkeep.ts'
 import { maintain, saveSnapshot } from './upkeep.ts'
 import type { Waiters } from './waiters.ts'
@@ -43,9 +44,7 @@ export class Partition implements Leading {
   #keeper: SnapshotKeeper | null = null
   #inSync: InSync | null = null
   #leader: Leader | null = null
-  /** What must not be interrupted: opening, cutting, starting over. */
-  #busy: Promise<void> | null = null
-  #turns = 0
+  readonly #turns = createTurns()
   #changing = false
   #closedBy: TributaryError | null = null
   readonly #early: EarlyOperations<Leader>
@@ -63,7 +62,7 @@ export class Partition implements Leading {
       store: () => this.#store,
       keeper: () => this.#keeper,
       under: leaderEpoch => this.#under(leaderEpoch),
-      alone: work => this.#alone(work),
+      alone: work => this.#turns.run(work),
       open: () => this.open(),
     })
     this.repairs = createRepairs({
@@ -122,7 +121,7 @@ export class Partition implements Leading {
 
   async #beginAnew(work: () => Promise<void>): Promise<void> {
     this.#stepDown(this.#underRepair())
-    await this.#alone(work)
+    await this.#turns.run(work)
     await this.#change()
   }
 
@@ -136,7 +135,7 @@ export class Partition implements Leading {
     this.#changing = true
     try {
       while (!this.#isQuiet()) {
-        await this.#busy
+        await this.#turns.busy()
         if (this.#store === null) await this.open()
         else await this.#store.quiet()
       }
@@ -157,7 +156,7 @@ export class Partition implements Leading {
   }
 
   #isQuiet(): boolean {
-    if (this.#busy !== null) return false
+    if (this.#turns.busy() !== null) return false
     if (this.#store === null) return this.#closedBy !== null || !this.#context.exists()
     const { log, reflected } = this.#store
     return log.endOffset() === log.durableEndOffset() && log.endOffset() >= reflected.end
@@ -197,7 +196,7 @@ export class Partition implements Leading {
   /** Opens the log, making it where there is none. A failure is told to those who wait for it and tried again by the next. */
   open(): Promise<void> {
     if (this.#store !== null || this.#closedBy !== null) return Promise.resolve()
-    return this.#alone(async () => {
+    return this.#turns.run(async () => {
       if (this.#store !== null) return
       try {
         this.#store = await this.#openStore()
@@ -226,23 +225,6 @@ export class Partition implements Leading {
       onDurable: end => this.#durable(end),
       onFailed: () => this.#keeper?.giveUp(),
     })
-  }
-
-  /** Runs what nothing else may go on beside, one after another. */
-  #alone(work: () => Promise<void>): Promise<void> {
-    const before = this.#busy
-    const turn = ++this.#turns
-    const run = async (): Promise<void> => {
-      await before
-      try {
-        await work()
-      } finally {
-        if (turn === this.#turns) this.#busy = null
-      }
-    }
-    const done = run()
-    this.#busy = done.catch(() => {})
-    return done
   }
 
   #durable(durableEnd: number): void {
@@ -276,7 +258,7 @@ export class Partition implements Leading {
 
   /** Resolves when nothing is under way that touches its files, but appends. */
   async idle(): Promise<void> {
-    while (this.#busy !== null) await this.#busy
+    while (this.#turns.busy() !== null) await this.#turns.busy()
     await this.#keeper?.idle()
   }
 
@@ -371,6 +353,10 @@ export class Partition implements Leading {
     return this.use(leader => leader.appendOwn(batch))
   }
 
+  committed(): Promise<void> {
+    return this.use(leader => leader.committed())
+  }
+
   /** The lane's tip. Throws `not_available` where this does not lead, or does not know yet what is committed. */
   tip(id: LaneId): LaneTip | null {
     if (!this.#leads().settled()) throw notSettled(this.#context.name)
@@ -408,10 +394,11 @@ export class Partition implements Leading {
     this.#advanced()
   }
 
-  /** What a leader tells with everything it sends: its watermark, and where its log starts. */
-  told(): { highWatermark: number; startOffset: number; durableEnd: number } {
+  /** What a leader tells with everything it sends: its watermark, whether that is as far as any before it was, where its log starts. */
+  told(): { highWatermark: number; isSettled: boolean; startOffset: number; durableEnd: number } {
     const log = this.#store?.log
     return {
+      isSettled: this.#inSync?.settled() ?? false,
       highWatermark: this.#inSync?.highWatermark() ?? 0,
       startOffset: log?.startOffset() ?? 0,
       durableEnd: log?.durableEndOffset() ?? 0,
@@ -428,10 +415,16 @@ export class Partition implements Leading {
     return this.#store?.gaps.above(offset) ?? []
   }
 
-  /** Where a follower's log parts from this leader's, whose last batch is of `lastEpoch` and ends at `offset`; null where it does not. */
+  /**
+   * Where a follower's log parts from this leader's, whose last batch is of `lastEpoch` and ends at `offset`; null where it does not.
+   * Throws `not_available` where a damaged stretch, yet to be repaired, keeps it from being known.
+   */
   parting(lastEpoch: number, offset: number): EpochEnd | null {
-    const epochs = this.#store?.epochs ?? createLeaderEpochs([{ epoch: epochOf(this.#role), startOffset: 0 }])
-    return parting(epochs, this.#store?.log.endOffset() ?? 0, lastEpoch, offset)
+    const store = this.#store
+    const epochs = store?.epochs ?? createLeaderEpochs([{ epoch: epochOf(this.#role), startOffset: 0 }])
+    const found = parting(epochs, store?.log.endOffset() ?? 0, lastEpoch, offset)
+    if (store?.wanting() === true && (found !== null || store.isDoubtful(offset))) throw this.#underRepair()
+    return found
   }
 
   /** See followers.ts; nothing where there is no log. */
@@ -455,7 +448,7 @@ export class Partition implements Leading {
 
   #under(leaderEpoch: number): ReplicaStore {
     if (this.#closedBy !== null) throw this.#closedBy
-    if (this.#store !== null && this.#busy === null && this.actingEpoch('follower') === leaderEpoch)
+    if (this.#store !== null && this.#turns.busy() === null && this.actingEpoch('follower') === leaderEpoch)
       return this.#store
     throw new TributaryError(
       'not_available',
@@ -479,7 +472,8 @@ export class Partition implements Leading {
 
   #upkept(): Upkept | null {
     const [store, keeper] = [this.#store, this.#keeper]
-    if (store === null || keeper === null || this.#busy !== null || this.#closedBy !== null) return null
+    if (store === null || keeper === null || this.#turns.busy() !== null || this.#closedBy !== null)
+      return null
     const { leaderStart } = this.#known
     const leads = this.#leader !== null
     return {

@@ -1,6 +1,6 @@
 import type { TributaryError } from '../../common/errors.ts'
 import type { Damage, ReadResult } from '../../common/log/types.ts'
-import { readStretch } from './followers.ts'
+import { nothingThere, readStretch } from './followers.ts'
 import type { SnapshotKeeper } from './snapshot-keeper.ts'
 import type { ReplicaStore } from './store.ts'
 
@@ -58,7 +58,7 @@ export function createRepairs(context: RepairsContext): Repairs {
       const refusal = context.refusal(leaderEpoch)
       if (refusal !== null) throw refusal
       const store = context.store()
-      if (store === null) return { batches: new Uint8Array(0), nextOffset: fromOffset }
+      if (store === null) throw nothingThere(fromOffset)
       return readStretch(store, fromOffset, toOffset, maxBytes, context.covered())
     },
   }

@@ -29,6 +29,8 @@ export interface ReplicaStore extends History {
   complete(): boolean
   /** Whether it lacks what a damaged stretch tells that may be repaired yet: nobody may be judged by it then. */
   wanting(): boolean
+  /** Whether such a stretch may hold whose the batch before `offset` is. */
+  isDoubtful(offset: number): boolean
   /** Whether the producers are from beyond the log's end, given by a leader to a replica that has yet to fetch so far. */
   ahead(): boolean
   /** Resolves when nothing is on its way to the disk and the history tells of what is there. Rejects where the disk failed. */
@@ -91,12 +93,17 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
   const reflected: Reflected = { end: log.endOffset(), cuts: 0 }
   let complete = restored.complete
   /** Damage that the replay had to pass over. */
-  let missed = [...log.damage()]
+  let missed = restored.missed
   const damage = createDamageKeeper(context)
   /** Batches below it are in the producers already. */
   let producersFrom = 0
   let failure: TributaryError | null = null
   const stirred: (() => void)[] = []
+
+  function wanted(): Damage[] {
+    const waiting = missed.length === 0 ? [] : damage.waiting()
+    return waiting.filter(one => missed.some(each => overlaps(one, each)))
+  }
 
   function stir(): void {
     for (const resolve of stirred.splice(0)) resolve()
@@ -130,7 +137,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     epochs.replaceBy(anew.epochs.entries())
     gaps.replaceBy(anew.gaps.entries())
     complete = anew.complete
-    missed = [...log.damage()]
+    missed = anew.missed
     producersFrom = 0
     reflected.end = log.endOffset()
     reflected.cuts++
@@ -157,10 +164,12 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     reflected,
     damage,
     complete: () => complete,
-    wanting: () => {
-      const waiting = missed.length === 0 ? [] : damage.waiting()
-      return waiting.some(one => missed.some(each => overlaps(one, each)))
-    },
+    wanting: () => wanted().length > 0,
+    // Of what ends where the log does nobody but its followers can tell.
+    isDoubtful: offset =>
+      wanted().some(({ fromOffset, toOffset }) => {
+        return offset > fromOffset && (offset < toOffset || (offset === toOffset && offset < log.endOffset()))
+      }),
     ahead: () => producersFrom > log.endOffset(),
     quiet,
     rebuild,
@@ -189,6 +198,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
       // Before the log is cut: one that outlived the cut would be believed again once the log has grown past it.
       await snapshots.dropAfter(offset)
       await log.truncateAfter(offset)
+      damage.cutAfter(offset)
       await rebuild()
     },
     restartAt: async (offset, snapshot) => {
@@ -198,6 +208,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
       // Not one may stay: without the new one the log must be seen to be incomplete.
       await snapshots.dropAfter(-1)
       await log.restartAt(offset)
+      damage.cutAfter(0)
       await snapshots.save(snapshot.offset, snapshot.bytes)
       takeSnapshot(snapshot.offset, told)
     },

@@ -1,10 +1,12 @@
 import type { Logger } from 'pino'
 import type { Clock, Timer } from '../../../common/env.ts'
-import { messageOf } from '../../../common/errors.ts'
+import { isTributaryError, messageOf } from '../../../common/errors.ts'
 import { SECOND_MS } from '../../../common/limits.ts'
 import type { FetchedFrame, FetchedPartition } from '../../../common/wire-peer.ts'
 import type { FetchEntry, FetchSession, Turn } from '../../replica/fetch-session.ts'
 import { createFetchSession, FRAME_BYTES } from '../../replica/fetch-session.ts'
+import type { EpochEnd } from '../../replica/leader-epochs.ts'
+import type { Partition } from '../../replica/partition.ts'
 import type { Held, PartitionTable } from './partitions.ts'
 import type { FetchService } from './types.ts'
 
@@ -57,6 +59,16 @@ interface Session {
 
 const NO_BYTES = new Uint8Array(0)
 
+/** See Partition.parting. */
+function partingOf(replica: Partition, { lastEpoch, offset }: FetchEntry): EpochEnd | null | 'unsure' {
+  try {
+    return replica.parting(lastEpoch, offset)
+  } catch (error) {
+    if (isTributaryError(error, 'not_available')) return 'unsure'
+    throw error
+  }
+}
+
 export function createLeaderShell(context: LeaderShellContext): LeaderShell {
   const { clock, partitions, log } = context
   /** Who follows a partition, by its key. */
@@ -77,12 +89,14 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
     if (inSync === null) return
     const { startOffset, durableEnd, highWatermark } = held.replica.told()
     if (entry.asks && !entry.agrees) {
-      const parts = held.replica.parting(entry.lastEpoch, entry.offset) !== null
-      if (epoch > entry.leaderEpoch || entry.offset < startOffset || parts) {
+      const parts = partingOf(held.replica, entry)
+      if (epoch > entry.leaderEpoch || entry.offset < startOffset || (parts !== null && parts !== 'unsure')) {
         session.rules.ready(entry, true)
         wake(session)
         return
       }
+      // Judged when the leader's log is repaired, and it acts anew.
+      if (parts === 'unsure') return
       entry.agrees = true
     }
     if (!entry.agrees || epoch > entry.leaderEpoch) return
@@ -195,7 +209,8 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
     const { replica } = held
     if (entry.offset < replica.told().startOffset)
       return answer(held, entry, { error: 'offset_out_of_range' })
-    const parting = entry.agrees ? null : replica.parting(entry.lastEpoch, entry.offset)
+    const parting = entry.agrees ? null : partingOf(replica, entry)
+    if (parting === 'unsure') return null
     if (parting !== null) return answer(held, entry, { diverging: parting })
     const { version } = entry
     try {

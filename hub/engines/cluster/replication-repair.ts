@@ -10,14 +10,17 @@ import type { Held, PartitionTable } from './partitions.ts'
 import type { Peers } from './types.ts'
 
 /**
- * Fetches what is damaged in this node's logs from other replicas: a follower from its leader, a leader from those in sync with it. What
- * none of them has is given up. One stretch at a time, for it is rare, and the disk may be sick.
+ * Fetches what is damaged in this node's logs from other replicas: a follower from its leader, a leader from whoever has it. Only what each
+ * of them is known to lack is given up, by the leader first; a replica that can't be asked is waited for. One stretch at a time, for it is
+ * rare, and the disk may be sick.
  */
 
 const CHUNK_BYTES = MIB
 const CALL_TIMEOUT_MS = 10 * SECOND_MS
 /** Those who could not be asked are asked again after so long. */
 const RETRY_MS = 2 * SECOND_MS
+/** Stretches whose troubles are told of in a process's life. */
+const MAX_TOLD = 10_000
 
 export interface RepairerContext {
   clock: Clock
@@ -35,13 +38,14 @@ export interface Repairer {
   stats(): { repairedStretches: number; lostStretches: number }
 }
 
-/** `missing`: who was asked has none of it; `unknown`: nobody can say yet; `stuck`: it can't be put back. */
-type Outcome = 'whole' | 'missing' | 'unknown' | 'stuck'
+/** Why a stretch was not had from a replica: that has none of it, or may have it yet. */
+type Refusal = 'missing' | 'unknown'
 
 export function createRepairer(context: RepairerContext): Repairer {
   const { clock, nodeId, partitions, peers, log } = context
   const queue = new Set<string>()
   const later = new Set<string>()
+  const toldOf = new Set<string>()
   const counters = { repairedStretches: 0, lostStretches: 0 }
   let running = false
   let retry: Timer | null = null
@@ -81,12 +85,14 @@ export function createRepairer(context: RepairerContext): Repairer {
     }, RETRY_MS)
   }
 
-  /** Whom to ask; null where it is not known now. */
+  /** Whom to ask, those in sync first; null where it is not known now. */
   function sources({ topicId, number, replica }: Held): number[] | null {
     const role = replica.role()
     if (role.kind === 'follower') return [role.leader]
-    if (role.kind === 'idle') return null
-    return context.state(topicId, number)?.isr.filter(id => id !== nodeId) ?? null
+    const state = role.kind === 'leader' ? context.state(topicId, number) : undefined
+    if (state === undefined) return null
+    const { replicas, isr } = state
+    return [...isr, ...replicas.filter(id => !isr.includes(id))].filter(id => id !== nodeId)
   }
 
   async function repairOne(held: Held, damage: Damage): Promise<void> {
@@ -94,58 +100,73 @@ export function createRepairer(context: RepairerContext): Repairer {
     if (asked === null) return
     const { fromOffset, toOffset, reason } = damage
     const what = { log: held.key, fromOffset, toOffset, why: reason }
-    let isUnknown = false
+    const mayHaveIt: number[] = []
+    let left = damage
     for (const source of asked) {
-      const outcome = await fetchFrom(held, source, damage)
-      if (outcome === 'whole') {
+      const { rest, refusal } = await fetchFrom(held, source, left)
+      if (rest === undefined) {
         counters.repairedStretches++
         log.warn({ ...what, source }, 'a damaged part of a log was replaced by another replica’s')
         return
       }
-      if (outcome === 'unknown') isUnknown = true
+      left = rest
+      if (refusal === 'unknown') mayHaveIt.push(source)
     }
-    if (isUnknown) return
+    if (mayHaveIt.length > 0) {
+      tellOnce(held, left, { ...what, nodes: mayHaveIt }, 'a damaged part of a log waits for other replicas')
+      return
+    }
     counters.lostStretches++
-    log.error(what, 'a damaged part of a log is lost: no replica in sync has it')
-    held.replica.repairs.giveUp(damage)
+    log.error(what, 'a damaged part of a log is lost: no replica has it')
+    held.replica.repairs.giveUp(left)
   }
 
-  async function fetchFrom(held: Held, source: number, damage: Damage): Promise<Outcome> {
-    const { replica } = held
-    let left: Damage | undefined = damage
-    while (left !== undefined) {
-      const batches = await ask(held, source, left)
-      if (typeof batches === 'string') return batches
+  /** What is tried again and again is told of once. */
+  function tellOnce({ key }: Held, { fromOffset }: Damage, what: object, message: string): void {
+    const told = `${key} ${fromOffset} ${message}`
+    if (toldOf.has(told) || toldOf.size >= MAX_TOLD) return
+    toldOf.add(told)
+    log.warn(what, message)
+  }
+
+  /** Puts in what the source has of the stretch; what is left of it, and why. */
+  async function fetchFrom(
+    held: Held,
+    source: number,
+    damage: Damage,
+  ): Promise<{ rest: Damage | undefined; refusal: Refusal }> {
+    let rest: Damage | undefined = damage
+    while (rest !== undefined) {
+      const batches = await ask(held, source, rest)
+      if (typeof batches === 'string') return { rest, refusal: batches }
       try {
-        left = await replica.repairs.repair(left, batches)
+        rest = await held.replica.repairs.repair(rest, batches)
       } catch (error) {
-        log.warn(
-          { log: held.key, reason: messageOf(error) },
-          'what another replica has does not fit the damaged part',
-        )
-        return isTributaryError(error, 'disk_full') ? 'unknown' : 'stuck'
+        const what = { log: held.key, source, reason: messageOf(error) }
+        tellOnce(held, damage, what, 'what another replica has could not be put in for the damaged part')
+        return { rest, refusal: 'unknown' }
       }
     }
-    return 'whole'
+    return { rest, refusal: 'unknown' }
   }
 
   async function ask(
     { topicId, number, replica }: Held,
     source: number,
-    damage: Damage,
-  ): Promise<Uint8Array | Outcome> {
-    const { fromOffset, toOffset } = damage
-    const leaderEpoch = epochOf(replica.role())
-    const place = { topicId, partition: number, leaderEpoch }
+    { fromOffset, toOffset }: Damage,
+  ): Promise<Uint8Array | Refusal> {
+    const role = replica.role()
+    const place = { topicId, partition: number, leaderEpoch: epochOf(role) }
     try {
       const call = { c: 'stretch', ...place, fromOffset, toOffset, maxBytes: CHUNK_BYTES } as const
       const { batches } = await peers.call(source, call, CALL_TIMEOUT_MS)
-      // It has not got so far, or has it not committed yet.
+      // Else it does not know yet that it is committed.
       return batches.length > 0 ? batches : 'unknown'
     } catch (error) {
-      const isMissing =
-        isTributaryError(error, 'corrupt_log') || isTributaryError(error, 'offset_out_of_range')
-      return isMissing ? 'missing' : 'unknown'
+      if (!isTributaryError(error)) return 'unknown'
+      // A leader's own damage is the leader's to repair first.
+      if (error.code === 'corrupt_log') return role.kind === 'leader' ? 'missing' : 'unknown'
+      return error.code === 'not_found' || error.code === 'offset_out_of_range' ? 'missing' : 'unknown'
     }
   }
 

@@ -20,6 +20,13 @@ async function until<T>(cluster: Cluster, promise: Promise<T>): Promise<T> {
   return done
 }
 
+async function pass(cluster: Cluster, ms: number): Promise<void> {
+  for (let passedMs = 0; passedMs < ms; passedMs += 50) {
+    await cluster.turns(2)
+    cluster.clock.advance(50)
+  }
+}
+
 /** Three nodes, node 1 leads, and a lane whose start stands in the log somewhere before `middle`. */
 async function written() {
   const cluster = new Cluster(21)
@@ -167,5 +174,80 @@ describe('a damaged stretch', () => {
     )
     await same(cluster, topic, 1, 2, 3)
     expect([...cluster.nodes.values()].flatMap(({ damage }) => damage)).toHaveLength(1)
+  })
+
+  it('of a leader alone in sync waits for a replica that is away, and is not called lost', async () => {
+    const { cluster, topic } = await written()
+    await stopInOrder(cluster, 2, 3)
+    cluster.lead(topic, 1, [1])
+    await stopInOrder(cluster, 1)
+    bend(cluster.diskOf(1), topic, 'before3')
+    await cluster.start(1)
+    const leader = cluster.replica(1, topic)
+    await cluster.until('damage is known', () => leader.repairs.damaged().length === 1)
+    await pass(cluster, 10_000)
+    expect(leader.repairs.damaged()).toHaveLength(1)
+    expect(await codeOf(leader.read(0, 100))).toBe('not_available')
+    await cluster.start(3)
+    await cluster.until('repaired', () => cluster.node(1).replication.stats().repairedStretches === 1)
+    expect(cluster.node(1).replication.stats().lostStretches).toBe(0)
+    expect(cluster.node(1).damage).toEqual([])
+    await cluster.until('led', () => cluster.leader(topic)?.inSync()?.settled() === true)
+    await cluster.start(2)
+    await cluster.until('in sync', () => cluster.isInSync(topic))
+    await same(cluster, topic, 1, 2, 3)
+  })
+
+  it('of a follower whose leader lacks it too comes from the third replica by way of the leader', async () => {
+    const { cluster, topic } = await written()
+    await stopInOrder(cluster, 2, 3, 1)
+    for (const id of [1, 2]) bend(cluster.diskOf(id), topic, 'behind4')
+    await cluster.start(1)
+    await cluster.start(2)
+    cluster.lead(topic, 1, [1, 2, 3])
+    await pass(cluster, 5_000)
+    await cluster.start(3)
+    await cluster.until('repaired', () =>
+      [1, 2].every(id => cluster.node(id).replication.stats().repairedStretches === 1),
+    )
+    await cluster.until('in sync', () => cluster.isInSync(topic))
+    for (const id of [1, 2]) {
+      expect(cluster.node(id).replication.stats().lostStretches).toBe(0)
+      expect(cluster.node(id).damage).toEqual([])
+    }
+    await same(cluster, topic, 1, 2, 3)
+  })
+
+  it('that held all of a leader epoch keeps the leader from cutting it off a follower, who has it', async () => {
+    const { cluster, topic } = await written()
+    cluster.lead(topic, 2, [1, 2, 3])
+    const second = cluster.replica(2, topic)
+    await cluster.until(
+      'node 2 leads',
+      () => cluster.leader(topic) === second && second.inSync()?.settled() === true,
+    )
+    await until(cluster, second.append(plainOf([`middle ${'x'.repeat(900)}`]), 'all'))
+    const known = (): number => cluster.replica(3, topic).following.position().durableEnd
+    await cluster.until('node 3 has it', () => known() === 33)
+    await pass(cluster, 1_000)
+    cluster.network.cut(3, 1)
+    cluster.network.cut(3, 2)
+    cluster.lead(topic, 1, [1, 2])
+    const first = cluster.replica(1, topic)
+    await cluster.until(
+      'node 1 leads',
+      () => cluster.leader(topic) === first && first.inSync()?.settled() === true,
+    )
+    for (let at = 0; at < 3; at++) await until(cluster, first.append(plainOf([`late${at}`]), 'all'))
+    await stopInOrder(cluster, 2, 1)
+    bend(cluster.diskOf(1), topic, 'middle')
+    await cluster.startFenced(1)
+    cluster.lead(topic, 1, [1])
+    cluster.network.heal()
+    await cluster.until('repaired', () => cluster.node(1).replication.stats().repairedStretches === 1)
+    await cluster.until('fetched', () => known() === 36)
+    expect(cluster.node(3).replication.stats().cuts).toBe(0)
+    expect(cluster.node(1).damage).toEqual([])
+    await same(cluster, topic, 1, 3)
   })
 })
