@@ -2,6 +2,7 @@ import { TributaryError } from '../../common/errors.ts'
 import type { ReadResult } from '../../common/log/types.ts'
 import type { LaneTip } from '../../common/wire.ts'
 import type { ReplicaContext } from './context.ts'
+import { underRepair } from './damage.ts'
 import type { EarlyOperations } from './early-operations.ts'
 import { createEarlyOperations } from './early-operations.ts'
 import type { GivenBatches, GivenSnapshot } from './followers.ts'
@@ -22,7 +23,7 @@ import { epochOf, notLeading, UNASSIGNED } from './role.ts'
 import type { SnapshotKeeper } from './snapshot-keeper.ts'
 import { createSnapshotKeeper } from './snapshot-keeper.ts'
 import type { ReplicaStore } from './store.ts'
-import { diskFailed, openStore } from './store.ts'
+import { diskFailed, openReplica } from './store.ts'
 import { createTurns } from './turns.ts'
 import type { Upkept } from './upkeep.ts'
 import { maintain, saveSnapshot } from './upkeep.ts'
@@ -120,7 +121,7 @@ export class Partition implements Leading {
   }
 
   async #beginAnew(work: () => Promise<void>): Promise<void> {
-    this.#stepDown(this.#underRepair())
+    this.#stepDown(underRepair(this.#context.name))
     await this.#turns.run(work)
     await this.#change()
   }
@@ -194,7 +195,7 @@ export class Partition implements Leading {
 
   #lead(store: ReplicaStore, inSync: InSync): void {
     if (store.wanting()) {
-      this.#early.refuse(this.#underRepair())
+      this.#early.refuse(underRepair(this.#context.name))
       return
     }
     const leader = createLeader({ ...this.#context, store, inSync, leaderEpoch: epochOf(this.#role) })
@@ -208,7 +209,10 @@ export class Partition implements Leading {
     return this.#turns.run(async () => {
       if (this.#store !== null) return
       try {
-        this.#store = await this.#openStore()
+        this.#store = await openReplica(this.#context, {
+          onDurable: end => this.#durable(end),
+          onFailed: () => this.#keeper?.giveUp(),
+        })
       } catch (error) {
         this.#early.refuse(error)
         throw error
@@ -218,21 +222,6 @@ export class Partition implements Leading {
       if (this.#acting === null) return
       if (log.endOffset() > 0 || log.damage().length > 0) this.#act()
       else if (this.#inSync !== null) this.#lead(this.#store, this.#inSync)
-    })
-  }
-
-  async #openStore(): Promise<ReplicaStore> {
-    const { name, clock, onDamage, events } = this.#context
-    const { log, snapshots } = await this.#context.open()
-    return openStore({
-      name,
-      log,
-      snapshots,
-      clock,
-      onLost: onDamage,
-      onFound: events.damaged,
-      onDurable: end => this.#durable(end),
-      onFailed: () => this.#keeper?.giveUp(),
     })
   }
 
@@ -283,7 +272,7 @@ export class Partition implements Leading {
     if (this.#leader !== null) return operation(this.#leader)
     const refusal = this.#closedBy ?? (this.#role.kind === 'leader' ? null : this.#notLeading())
     if (refusal === null && this.#acting !== null && this.#store !== null) {
-      return Promise.reject(this.#underRepair())
+      return Promise.reject(underRepair(this.#context.name))
     }
     if (refusal !== null) return Promise.reject(refusal)
     const done = this.#early.add(operation)
@@ -294,13 +283,8 @@ export class Partition implements Leading {
 
   /** The leader, null of an empty partition without a log. Throws `not_available` while its log is repaired. */
   #leading(): Leader | null {
-    if (this.#leader === null && this.#store !== null) throw this.#underRepair()
+    if (this.#leader === null && this.#store !== null) throw underRepair(this.#context.name)
     return this.#leader
-  }
-
-  #underRepair(): TributaryError {
-    const message = `${this.#context.name}: a damaged part of its log is fetched from another replica; try again`
-    return new TributaryError('not_available', message)
   }
 
   #refusalUnder(leaderEpoch: number): TributaryError | null {
@@ -432,7 +416,8 @@ export class Partition implements Leading {
     const store = this.#store
     const epochs = store?.epochs ?? createLeaderEpochs([{ epoch: epochOf(this.#role), startOffset: 0 }])
     const found = parting(epochs, store?.log.endOffset() ?? 0, lastEpoch, offset)
-    if (store?.wanting() === true && (found !== null || store.isDoubtful(offset))) throw this.#underRepair()
+    if (store?.wanting() === true && (found !== null || store.isDoubtful(offset)))
+      throw underRepair(this.#context.name)
     return found
   }
 

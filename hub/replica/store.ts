@@ -4,6 +4,7 @@ import type { Clock } from '../../common/env.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
 import type { Snapshots } from '../../common/log/snapshots.ts'
 import type { Damage, Log } from '../../common/log/types.ts'
+import type { ReplicaContext } from './context.ts'
 import type { DamageKeeper } from './damage.ts'
 import { createDamageKeeper } from './damage.ts'
 import type { LeaderEpochs } from './leader-epochs.ts'
@@ -86,8 +87,17 @@ export interface StoreContext {
 /** Compaction may have taken records; how large batches may be was the leader's to judge. */
 const ANY_BATCH = { maxBatchBytes: Number.MAX_SAFE_INTEGER, allowCompacted: true }
 
+/** Opens a replica's files. Rejects as that does. */
+export async function openReplica(
+  { name, clock, onDamage: onLost, events, open }: ReplicaContext,
+  told: Pick<StoreContext, 'onDurable' | 'onFailed'>,
+): Promise<ReplicaStore> {
+  const files = await open()
+  return openStore({ name, clock, onLost, onFound: events.damaged, ...files, ...told })
+}
+
 /** Restores what is derived from a log that was just opened; takes its one listener. */
-export async function openStore(context: StoreContext): Promise<ReplicaStore> {
+async function openStore(context: StoreContext): Promise<ReplicaStore> {
   const { log, snapshots, clock } = context
   const restored = await restoreHistory(log, snapshots, clock.nowMs(), passOver)
   const { producers, epochs, gaps } = restored
