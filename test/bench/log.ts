@@ -117,13 +117,17 @@ async function behindBulk(path: string, turn: LogTurn, seconds: number): Promise
   const template = batchOf(BULK_BATCH_BYTES, 100)
   const small = batchOf(200, 2)
   const endMs = performance.now() + seconds * 1000
-  const writer = async (log: Log): Promise<void> => {
-    while (performance.now() < endMs) await log.append(Uint8Array.from(template))
+  // Each by itself, as they come over many connections: what is appended in one turn is one commit.
+  const writer = async (log: Log, at: number): Promise<void> => {
+    while (performance.now() < endMs) {
+      await new Promise(resolve => setTimeout(resolve, at % 32))
+      await log.append(template.slice())
+    }
   }
   const writers: Promise<void>[] = []
   for (let at = 0; at < BULK_BYTES / BULK_BATCH_BYTES; at++) {
     const log = logs[at % logs.length]
-    if (log !== undefined) writers.push(writer(log))
+    if (log !== undefined) writers.push(writer(log, at))
   }
   const times: number[] = []
   while (performance.now() < endMs) {
