@@ -122,6 +122,11 @@ export function dataDirReadings(stats: () => DataDirStats): Reading[] {
       'Indexes of closed segments that made room for others.',
       stats => stats.indexesEvicted,
     ),
+    gauge(
+      'commit_stuck_seconds',
+      'For how long a commit under way has had no answer of the disk.',
+      stats => stats.commitStuckMs / 1_000,
+    ),
     gauge('index_bytes', 'Memory of the indexes of closed segments.', stats => stats.indexBytes),
     gauge('pending_appends', 'Appends waiting for their commit.', stats => stats.pendingAppends),
     gauge('pending_bytes', 'Bytes waiting for their commit.', stats => stats.pendingBytes),

@@ -381,12 +381,13 @@ function decodeSubscribe(f: Fields): SubscribeFrame {
 }
 
 function decodeRecords(f: Fields): RecordsFrame {
+  const highWatermark = f.optionalUint('highWatermark')
   return {
     t: 'records',
     sub: f.uint('sub'),
     batches: f.bytes('batches'),
     nextOffset: f.uint('nextOffset'),
-    highWatermark: f.uint('highWatermark'),
+    ...(highWatermark === undefined ? {} : { highWatermark }),
     leaderEpoch: f.int('leaderEpoch'),
   }
 }

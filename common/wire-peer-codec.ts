@@ -245,6 +245,7 @@ function decodeFetchedPartition(f: Fields): FetchedPartition {
   if (diverging !== undefined) {
     partition.diverging = { epoch: diverging.int('epoch'), endOffset: diverging.int('endOffset') }
   }
+  if (f.present('lostBefore')) partition.lostBefore = f.uint('lostBefore')
   if (f.present('error')) partition.error = f.code('error')
   return partition
 }
@@ -397,6 +398,7 @@ function decodeAnswer(f: Fields, c: PeerCallName): PeerAnswer {
         nextOffset: f.uint('nextOffset'),
         lastEpoch: f.int('lastEpoch'),
         bounds: decodeBounds(inner(f, 'bounds')),
+        isSettled: f.bool('isSettled'),
       }
     case 'offset-for-time':
       return { c, offset: f.uint('offset') }

@@ -150,6 +150,8 @@ export interface FetchedPartition {
   hubTimeMs: number
   /** From the offset asked for; empty where only the numbers moved. The leader sends no more until asked from the next offset. */
   batches: Uint8Array
+  /** The leader has lost what lies between `offset` and here, where the batches begin, and so has everyone else. */
+  lostBefore?: number
   /** The logs part: the end offset, at the leader, of the largest epoch not above the follower's last (KIP-101, KIP-279). */
   diverging?: { epoch: number; endOffset: number }
   /** `offset_out_of_range`: below the leader's start, or beyond its end; `fenced`; `not_available`; `unknown_topic`. */
@@ -246,7 +248,15 @@ export type PeerAnswer =
   | { c: 'lane-tip'; tip: LaneTip | null }
   | { c: 'bounds'; bounds: PeerBounds }
   /** `lastEpoch`: of the record before `nextOffset`, -1 where there is none. */
-  | { c: 'read'; batches: Uint8Array; nextOffset: number; lastEpoch: number; bounds: PeerBounds }
+  /** As PartitionRead in hub/ports.ts. */
+  | {
+      c: 'read'
+      batches: Uint8Array
+      nextOffset: number
+      lastEpoch: number
+      bounds: PeerBounds
+      isSettled: boolean
+    }
   | { c: 'offset-for-time'; offset: number }
   | { c: 'producer-snapshot'; offset: number; bytes: Uint8Array }
   /** `nextOffset`: where to ask on. */

@@ -403,14 +403,15 @@ export interface UnsubscribeFrame {
 
 /**
  * Hub: whole batches; the first may begin below the offset asked for (skip those records); go on at `nextOffset`. `leaderEpoch` is that of the
- * record before it: who subscribes again there hands it back, and is told if that record was lost since.
+ * record before it: who subscribes again there hands it back, and is told if that record was lost since. `highWatermark` is absent for the
+ * moment in which a new leader has yet to learn how far its predecessor had committed.
  */
 export interface RecordsFrame {
   t: 'records'
   sub: number
   batches: Uint8Array
   nextOffset: number
-  highWatermark: number
+  highWatermark?: number
   leaderEpoch: number
 }
 

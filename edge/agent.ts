@@ -71,6 +71,8 @@ export async function startEdge(config: EdgeConfig, env: Env, log: Logger): Prom
       () => env.clock.nowMs(),
       ({ kind, lane, message }) => log.warn({ kind, lane }, message),
     )
+    // Told of, and the store declares what is lost whenever it finds it.
+    await directory.recoveryHandled()
     const store = await Store.open(env, config, directory, alarms)
     started.store = store
     const id = await edgeId(config, store, env)

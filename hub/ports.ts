@@ -102,6 +102,8 @@ export interface LaneKey {
 /** What was read, and where the partition stood then. */
 export interface PartitionRead extends ReadResult {
   bounds: PartitionBounds
+  /** False where a new leader has yet to learn of all that was committed: its watermark may be below what was told before. */
+  isSettled: boolean
   /** Leader epoch of the record before `nextOffset`, -1 where there is none: what the next read says that its reader has. */
   lastEpoch: number
 }

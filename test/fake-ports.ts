@@ -390,6 +390,7 @@ function createLogs(topics: TopicStore, commit: Commit, throwPlanned: (op: strin
         nextOffset,
         lastEpoch: epochs.findLastIndex(at => at < nextOffset),
         bounds,
+        isSettled: true,
       }
     },
     offsetForTime: async (topicId, partition, timeMs) => {

@@ -15,8 +15,9 @@ export interface Checkpoint {
   cleanShutdown: boolean
   /** How the session that wrote it commits; absent: `commit`. */
   flush?: FlushMode
-  /** An unclean stop under `flush: async` that was found and not handled yet. */
+  /** An unclean stop under `flush: async`, and a directory below its durable end, that were found and not handled yet. */
   uncleanAsync?: boolean
+  belowDurableEnd?: boolean
   nextLogId: number
   logs: CheckpointLog[]
   /** Logs deleted whose files may still be there. */

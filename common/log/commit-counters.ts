@@ -3,7 +3,7 @@ import type { DataDirStats } from './types.ts'
 /** What a committer counts. */
 export type CommitCounters = Omit<
   DataDirStats,
-  'fdatasyncP50Ms' | 'fdatasyncP99Ms' | 'indexBytes' | 'indexesEvicted'
+  'commitStuckMs' | 'fdatasyncP50Ms' | 'fdatasyncP99Ms' | 'indexBytes' | 'indexesEvicted'
 >
 
 /** All zero. */

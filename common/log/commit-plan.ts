@@ -31,6 +31,8 @@ export interface DataItem {
 
 export interface FactItem {
   kind: 'fact'
+  /** Whose turn it takes; absent: it comes behind all that waits. */
+  log?: SegmentedLog
   /** Absent: only waits for its turn (flush). */
   entry: JournalEntry | undefined
   /** Runs right after the commit, before the next one starts. */

@@ -1,6 +1,8 @@
 import { assert } from '../assert.ts'
-import type { Clock, Disk, Timer } from '../env.ts'
+import type { Clock, Timer } from '../env.ts'
 import { messageOf, TributaryError } from '../errors.ts'
+import { Aftermath } from './aftermath.ts'
+import type { AnsweringDisk } from './answering-disk.ts'
 import type { Checkpoint } from './checkpoint.ts'
 import { Checkpointer } from './checkpointer.ts'
 import { newCommitCounters } from './commit-counters.ts'
@@ -20,14 +22,16 @@ import type { Journal } from './journal.ts'
 import type { Reserve } from './reserve.ts'
 import { Room } from './room.ts'
 import { SegmentWriter, writeSegment } from './segment-writer.ts'
-import type { Segment, SegmentedLog, SegmentWrite } from './segmented-log.ts'
-import { indexLags, removeSegment, saveMeta } from './segmented-log.ts'
+import type { Segment, SegmentWrite } from './segmented-log.ts'
+import { removeSegment } from './segmented-log.ts'
 import type { TailCache } from './tail-cache.ts'
 import { TurnQueue } from './turn-queue.ts'
 import { eachAtMost } from './work.ts'
 
 /** Appends waiting for their commit; beyond it `append` rejects with `throttled`. */
 const MAX_PENDING_BYTES = 128 * 1024 * 1024
+/** On top of it for logs that go first: what others append must not keep them out. */
+const FIRST_PENDING_BYTES = 64 * 1024 * 1024
 /** Segment writes that a commit waits for under way at once: the thread pool has other users. */
 const MAX_WRITES_AT_ONCE = 16
 /** What is durable in the journal is written to the segments from so many bytes on, at the latest some time later. */
@@ -40,7 +44,7 @@ export interface CommitterOptions {
   commitMs: number
   journalBytes: number
   clock: Clock
-  disk: Disk
+  disk: AnsweringDisk
   files: FilePool
   journal: Journal
   reserve: Reserve
@@ -63,6 +67,7 @@ export class Committer {
   readonly counters = newCommitCounters()
   readonly #queue: TurnQueue
   #running: Promise<void> | undefined
+  #underWaySinceMs: number | undefined
   #hurry: (() => void) | undefined
   #hurried = false
   #failure: TributaryError | undefined
@@ -74,12 +79,12 @@ export class Committer {
   readonly #maxUnwrittenBytes: number
   /** The checkpoint that frees the idle half: false where the disk was full. */
   #checkpoint: Promise<boolean> = Promise.resolve(true)
-  /** Index and sidecar writes that nothing waits for but the end. */
-  #background: Promise<void> = Promise.resolve()
+  readonly #aftermath: Aftermath
 
   constructor(options: CommitterOptions) {
     this.#options = options
     this.#maxPendingBytes = options.maxPendingBytes ?? MAX_PENDING_BYTES
+    this.#aftermath = new Aftermath(options, this.counters)
     this.#queue = new TurnQueue(options.clock, this.counters, options.journalBytes)
     this.#maxUnwrittenBytes = Math.min(MAX_UNWRITTEN_BYTES, Math.floor(options.journalBytes / 2))
     options.files.onSyncError(error => this.fail(error))
@@ -90,7 +95,7 @@ export class Committer {
       files: options.files,
       fromBytes: Math.min(WRITE_FROM_BYTES, Math.floor(options.journalBytes / 16)),
       touched: (path, folder) => this.touched(path, folder),
-      filed: write => this.#filed(write),
+      filed: write => this.#aftermath.filed(write),
       full: () => this.#room.wasFull(),
       failed: error => this.fail(error),
     })
@@ -110,6 +115,13 @@ export class Committer {
     return this.#failure
   }
 
+  /** See DataDir.stuckMs. */
+  stuckMs(): number {
+    const { clock, disk } = this.#options
+    if (this.#underWaySinceMs === undefined || this.#failure !== undefined) return 0
+    return clock.monotonicMs() - Math.max(this.#underWaySinceMs, disk.answeredMs())
+  }
+
   /** Why nothing can be appended now, or undefined. */
   refusal(): TributaryError | undefined {
     if (this.#failure !== undefined) return this.#failure
@@ -119,16 +131,14 @@ export class Committer {
   }
 
   /** Throws unless an append of so many bytes may be queued now. */
-  admit(dataBytes: number): void {
+  admit(dataBytes: number, goesFirst: boolean): void {
     const refusal = this.refusal()
     if (refusal !== undefined) throw refusal
     // A turn that has begun is let finish, or half of it would be in a commit and half refused.
-    if (!this.#queue.isOpen() && this.counters.pendingBytes + dataBytes > this.#maxPendingBytes) {
+    const limit = this.#maxPendingBytes + (goesFirst ? FIRST_PENDING_BYTES : 0)
+    if (!this.#queue.isOpen(goesFirst) && this.counters.pendingBytes + dataBytes > limit) {
       this.counters.throttledRejections++
-      throw new TributaryError(
-        'throttled',
-        `${this.#maxPendingBytes} bytes wait for the disk: slow down, then try again`,
-      )
+      throw new TributaryError('throttled', `${limit} bytes wait for the disk: slow down, then try again`)
     }
   }
 
@@ -177,10 +187,13 @@ export class Committer {
       if (this.#options.commitMs > 0) await this.#waitForCompany()
       this.#hurried = false
       if (this.#failure !== undefined) return
+      this.#underWaySinceMs = clock.monotonicMs()
       try {
         await this.#commit()
       } catch (error) {
         this.fail(error)
+      } finally {
+        this.#underWaySinceMs = undefined
       }
     }
   }
@@ -370,12 +383,12 @@ export class Committer {
   async #finish(turns: readonly Turn[], writes: readonly SegmentWrite[], unwritten: boolean): Promise<void> {
     for (const write of writes) {
       write.log.committed(write)
-      if (!unwritten) this.#filed(write)
+      if (!unwritten) this.#aftermath.filed(write)
     }
     let facts = false
     for (const { items } of turns) {
       for (const item of items) {
-        if (item.kind === 'data') this.#remember(item, unwritten)
+        if (item.kind === 'data') this.#aftermath.remember(item, unwritten)
         else if (item.entry !== undefined) facts = true
       }
     }
@@ -399,46 +412,6 @@ export class Committer {
     }
     // Once for each log: where the commit began a segment, the last of its writes.
     for (const { log, endOffset } of writes) if (endOffset === log.durableEndOffset) log.listener?.(endOffset)
-  }
-
-  /** What is acked can be read from here on. */
-  #remember({ log, firstOffset, endOffset, bytes }: DataItem, unwritten: boolean): void {
-    const chunk = { firstOffset, endOffset, bytes }
-    this.#options.tailCache.add(log.tail, chunk)
-    if (unwritten) log.keepUnwritten(chunk)
-  }
-
-  #filed(write: SegmentWrite): void {
-    const { log, segment } = write
-    log.filed(write)
-    if (write.isNew) {
-      const sealed = log.before(segment)
-      if (sealed !== undefined) this.#seal(log, sealed)
-    }
-    const { readyIndex } = segment
-    if (indexLags(segment)) this.inBackground(async () => readyIndex?.save(this.#options.disk, segment.path))
-  }
-
-  #seal(log: SegmentedLog, segment: Segment): void {
-    const { disk, indexes } = this.#options
-    const { readyIndex } = segment
-    this.inBackground(async () => {
-      await readyIndex?.save(disk, segment.path)
-      await saveMeta(segment, disk)
-    })
-    if (readyIndex !== undefined) indexes.used(log, segment, readyIndex)
-  }
-
-  /** Queues work that nothing waits for; its failure costs a rebuild, nothing else. */
-  inBackground(work: () => Promise<unknown>): void {
-    this.#background = this.#background.then(async () => {
-      try {
-        await work()
-      } catch {
-        // A rebuildable file could not be written, or one that is no longer needed not removed before the next start.
-        this.counters.backgroundFailures++
-      }
-    })
   }
 
   /** Makes the directory fail for good: nothing of it is acked any more. */
@@ -468,9 +441,14 @@ export class Committer {
     this.#writer.forget(segments)
   }
 
+  /** Queues work that nothing waits for; its failure costs a rebuild, nothing else. */
+  inBackground(work: () => Promise<unknown>): void {
+    this.#aftermath.inBackground(work)
+  }
+
   /** Resolves when what was queued in the background so far is done. */
   backgroundDone(): Promise<void> {
-    return this.#background
+    return this.#aftermath.done()
   }
 
   /** Takes what collectors still hold, refuses new appends and waits for the rest. */
@@ -486,7 +464,7 @@ export class Committer {
     if (this.#failure === undefined) await this.#settleOrGiveUp().catch(() => false)
     this.#writer.close()
     await this.#checkpoint
-    await this.#background
+    await this.#aftermath.done()
   }
 
   /** After `drain`: everything in the segments, so that nothing need be recovered; else in the journal at least. */

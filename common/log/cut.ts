@@ -32,7 +32,7 @@ export async function cutAfter(log: SegmentedLog, offset: number, deps: CutDeps)
   const { committer } = deps
   // What is under way goes first: the cut is of a durable log.
   await new Promise<void>((resolve, reject) => {
-    committer.enqueue({ kind: 'fact', entry: undefined, after: () => {}, resolve, reject })
+    committer.enqueue({ kind: 'fact', log, entry: undefined, after: () => {}, resolve, reject })
     committer.hurry()
   })
   await committer.settle()
@@ -47,7 +47,7 @@ export async function cutAfter(log: SegmentedLog, offset: number, deps: CutDeps)
   entry.position = place.position
   await new Promise<void>((resolve, reject) => {
     const after = (): Promise<void> => applyCut(log, place, deps)
-    committer.enqueue({ kind: 'fact', entry, after, resolve, reject }, true)
+    committer.enqueue({ kind: 'fact', log, entry, after, resolve, reject }, true)
     committer.hurry()
   })
 }
@@ -58,7 +58,7 @@ export async function restartLog(log: SegmentedLog, offset: number, deps: CutDep
   await new Promise<void>((resolve, reject) => {
     const entry = plainEntry('restart', log.id, log.name, offset)
     const after = (): Promise<void> => applyRestart(log, offset, deps)
-    committer.enqueue({ kind: 'fact', entry, after, resolve, reject }, true)
+    committer.enqueue({ kind: 'fact', log, entry, after, resolve, reject }, true)
     committer.hurry()
   })
 }

@@ -1,9 +1,12 @@
-import { utf8, utf8Text } from '../bytes.ts'
-import type { Clock, Disk, DiskFile, Env, OpenMode } from '../env.ts'
-import { isDiskFull, isTributaryError, messageOf, systemErrorCode, TributaryError } from '../errors.ts'
+import type { Clock, Disk, Env } from '../env.ts'
+import { isDiskFull, isTributaryError, TributaryError } from '../errors.ts'
+import type { AnsweringDisk } from './answering-disk.ts'
+import { answeringDisk } from './answering-disk.ts'
 import type { Checkpoint, CheckpointLog } from './checkpoint.ts'
 import { encodeCheckpoint } from './checkpoint.ts'
 import { Committer } from './committer.ts'
+import type { Meta } from './directory-files.ts'
+import { createDirectory, makeHalves, openHalves, readMeta, unusable } from './directory-files.ts'
 import { FilePool } from './files.ts'
 import { FolderSyncs } from './folder-syncs.ts'
 import { IndexCache } from './index-cache.ts'
@@ -14,13 +17,12 @@ import type { LogContext } from './log.ts'
 import { logOver } from './log.ts'
 import { checkLogName, logFolder } from './paths.ts'
 import type { Recovered } from './recover.ts'
-import { readCheckpoint, recover, removeLogFiles } from './recover.ts'
-import { journalPath } from './recover-journal.ts'
+import { recover, removeLogFiles } from './recover.ts'
 import { Reserve } from './reserve.ts'
 import { SegmentedLog, saveMeta } from './segmented-log.ts'
 import { openStateLog } from './state-log.ts'
 import { TailCache } from './tail-cache.ts'
-import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions } from './types.ts'
+import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions, LogTurn } from './types.ts'
 import { eachAtMost } from './work.ts'
 
 /**
@@ -39,7 +41,6 @@ import { eachAtMost } from './work.ts'
  * that the first dirtied are synced in the background before it is used again.
  */
 
-const FORMAT_VERSION = 1
 /** At the end index entries are saved from so many on: fewer, those of 256 KiB, are found by one read. */
 const SAVE_FROM_ENTRIES = 64
 const SAVES_AT_ONCE = 8
@@ -54,12 +55,6 @@ const UNOPENED: LogOptions = {
   maxBatchBytes: 1024 * 1024,
 }
 
-interface Meta {
-  formatVersion: number
-  directoryId: string
-  journalId: string
-}
-
 /**
  * Opens (or makes) the data directory at `path`, recovering it first. Rejects with `directory_in_use`,
  * `directory_newer_format`, `disk_full`, `corrupt_log` (its meta.json is lost), `invalid_argument`.
@@ -69,7 +64,8 @@ export async function openDataDir(
   options: DataDirOptions,
   env: Pick<Env, 'clock' | 'rng' | 'disk'>,
 ): Promise<DataDir> {
-  const { disk, clock } = env
+  const { clock } = env
+  const disk = answeringDisk(env.disk, clock)
   if (options.journalBytes < MIN_JOURNAL_BYTES) {
     throw new TributaryError('invalid_argument', `journalBytes must be at least ${MIN_JOURNAL_BYTES}`)
   }
@@ -81,7 +77,8 @@ export async function openDataDir(
   })
   const files = new FilePool(disk)
   try {
-    const meta = (await readMeta(disk, path)) ?? (await createDirectory(path, options, env))
+    const meta =
+      (await readMeta(disk, path)) ?? (await createDirectory(path, options, { disk, rng: env.rng }))
     const journalId = Buffer.from(meta.journalId, 'hex')
     const recovered = await recover({
       disk,
@@ -103,96 +100,13 @@ export async function openDataDir(
       firstNumber: recovered.nextCommit,
       clock,
     })
-    return new OpenDataDir({ path, options, env, meta, recovered, journal, files, unlock })
+    return new OpenDataDir({ path, options, env: { clock, disk }, meta, recovered, journal, files, unlock })
   } catch (error) {
     await files.closeAll()
     await unlock()
     if (!isDiskFull(error)) throw error
     throw new TributaryError('disk_full', `no space left to open ${path}: free some`, { cause: error })
   }
-}
-
-function unusable(path: string, what: 'made' | 'written to', cause: unknown): TributaryError {
-  if (isDiskFull(cause)) {
-    return new TributaryError('disk_full', `no space left for the data directory ${path}: free some`, {
-      cause,
-    })
-  }
-  const code = systemErrorCode(cause)
-  // What is missing would have been made.
-  const why = code === 'ENOENT' ? 'ENOENT: nothing can be made there' : (code ?? messageOf(cause))
-  return new TributaryError(
-    'invalid_argument',
-    `the data directory ${path} can't be ${what} (${why}): choose a place for it with --data`,
-    { cause },
-  )
-}
-
-async function readMeta(disk: Disk, path: string): Promise<Meta | undefined> {
-  const file = `${path}/meta.json`
-  if (!(await disk.exists(file))) {
-    // Made last: without it and without a checkpoint nothing was ever committed here.
-    const checkpoint = await readCheckpoint(disk, path)
-    const unused = checkpoint === undefined || (checkpoint.firstCommit === 1 && checkpoint.logs.length === 0)
-    if (unused && (await disk.list(`${path}/logs`)).length === 0) return undefined
-    throw new TributaryError(
-      'corrupt_log',
-      `${file} is missing though ${path} holds logs: restore it from a backup`,
-    )
-  }
-  let found: unknown
-  try {
-    found = JSON.parse(utf8Text(await disk.readFile(file)))
-  } catch (error) {
-    throw new TributaryError('corrupt_log', `${file} is no JSON: restore it from a backup`, { cause: error })
-  }
-  const version = fieldOf(found, 'formatVersion')
-  if (typeof version === 'number' && version > FORMAT_VERSION) {
-    throw new TributaryError(
-      'directory_newer_format',
-      `${path} has format ${version}, this version knows ${FORMAT_VERSION}: upgrade tributary, or use another directory`,
-    )
-  }
-  const directoryId = fieldOf(found, 'directoryId')
-  const journalId = fieldOf(found, 'journalId')
-  if (typeof version !== 'number' || typeof directoryId !== 'string' || typeof journalId !== 'string') {
-    throw new TributaryError('corrupt_log', `${file} lacks its fields: restore it from a backup`)
-  }
-  return { formatVersion: version, directoryId, journalId }
-}
-
-function fieldOf(value: unknown, name: string): unknown {
-  return typeof value === 'object' && value !== null
-    ? Object.entries(value).find(([key]) => key === name)?.[1]
-    : undefined
-}
-
-async function createDirectory(
-  path: string,
-  options: DataDirOptions,
-  { disk, rng }: Pick<Env, 'rng' | 'disk'>,
-): Promise<Meta> {
-  const meta: Meta = {
-    formatVersion: FORMAT_VERSION,
-    directoryId: Buffer.from(rng.bytes(16)).toString('hex'),
-    journalId: Buffer.from(rng.bytes(8)).toString('hex'),
-  }
-  await disk.mkdir(`${path}/logs`)
-  await makeHalves(disk, path, options.journalBytes)
-  await disk.replaceFile(
-    `${path}/checkpoint`,
-    encodeCheckpoint({
-      directoryId: meta.directoryId,
-      session: 1,
-      firstCommit: 1,
-      cleanShutdown: true,
-      nextLogId: 1,
-      logs: [],
-      removing: [],
-    }),
-  )
-  await disk.replaceFile(`${path}/meta.json`, utf8(`${JSON.stringify(meta, null, 2)}\n`))
-  return meta
 }
 
 function firstCheckpoint(meta: Meta, recovered: Recovered, flush: FlushMode): Checkpoint {
@@ -203,38 +117,11 @@ function firstCheckpoint(meta: Meta, recovered: Recovered, flush: FlushMode): Ch
     cleanShutdown: false,
     flush,
     uncleanAsync: recovered.report.uncleanAsync,
+    belowDurableEnd: recovered.report.belowDurableEnd,
     nextLogId: recovered.nextLogId,
     logs: recovered.logs.map(checkpointLog),
     removing: recovered.removing,
   }
-}
-
-async function openHalves(disk: Disk, path: string, mode: OpenMode): Promise<[DiskFile, DiskFile]> {
-  return [await disk.open(journalPath(path, 0), mode), await disk.open(journalPath(path, 1), mode)]
-}
-
-/** Makes the halves, writing zeros over all of a new one, so that overwriting them later allocates nothing. */
-async function makeHalves(disk: Disk, path: string, halfBytes: number): Promise<void> {
-  for (const half of [0, 1]) {
-    const file = await disk.open(journalPath(path, half), 'write')
-    try {
-      await fillHalf(file, halfBytes)
-    } finally {
-      await file.close()
-    }
-  }
-  await disk.syncDir(path)
-}
-
-async function fillHalf(file: DiskFile, halfBytes: number): Promise<void> {
-  const size = await file.sizeBytes()
-  if (size === halfBytes) return
-  if (size > halfBytes) await file.truncate(halfBytes)
-  const zeros = new Uint8Array(Math.min(halfBytes, 256 * 1024))
-  for (let at = size; at < halfBytes; at += zeros.length) {
-    await file.writev([zeros.subarray(0, Math.min(zeros.length, halfBytes - at))], at)
-  }
-  await file.datasync()
 }
 
 function checkpointLog(log: SegmentedLog): CheckpointLog {
@@ -256,7 +143,7 @@ function checkpointLog(log: SegmentedLog): CheckpointLog {
 interface OpenInput {
   path: string
   options: DataDirOptions
-  env: { clock: Clock; disk: Disk }
+  env: { clock: Clock; disk: AnsweringDisk }
   meta: Meta
   recovered: Recovered
   journal: Journal
@@ -277,7 +164,7 @@ class OpenDataDir implements DataDir {
   readonly #removing = new Set<string>()
   #nextLogId: number
   /** To be told by the next start too. */
-  #uncleanAsync: boolean
+  #unhandled: Pick<Recovered['report'], 'uncleanAsync' | 'belowDurableEnd'>
   #closing: Promise<void> | undefined
 
   constructor(input: OpenInput) {
@@ -287,7 +174,8 @@ class OpenDataDir implements DataDir {
     this.recovery = recovered.report
     this.#input = input
     this.#nextLogId = recovered.nextLogId
-    this.#uncleanAsync = recovered.report.uncleanAsync
+    const { uncleanAsync, belowDurableEnd } = recovered.report
+    this.#unhandled = { uncleanAsync, belowDurableEnd }
     for (const log of recovered.logs) this.#logs.set(log.name, log)
     const tailCache = new TailCache(options.tailCacheBytes)
     const indexes = new IndexCache()
@@ -325,7 +213,7 @@ class OpenDataDir implements DataDir {
       firstCommit,
       cleanShutdown,
       flush: this.#input.options.flush ?? 'commit',
-      uncleanAsync: this.#uncleanAsync,
+      ...this.#unhandled,
       nextLogId: this.#nextLogId,
       logs: [...this.#logs.values()].filter(log => log.created).map(checkpointLog),
       removing: [...this.#removing],
@@ -336,8 +224,10 @@ class OpenDataDir implements DataDir {
     return [...this.#logs.keys()].sort()
   }
 
-  async openLog(name: string, options: LogOptions): Promise<Log> {
-    return logOver(await this.#open(name, options), this.#context)
+  async openLog(name: string, options: LogOptions, turn: LogTurn = 'in order'): Promise<Log> {
+    const log = await this.#open(name, options)
+    log.goesFirst = turn === 'first'
+    return logOver(log, this.#context)
   }
 
   async #open(name: string, options: LogOptions): Promise<SegmentedLog> {
@@ -377,17 +267,21 @@ class OpenDataDir implements DataDir {
   #fact(kind: EntryKind, log: SegmentedLog, after: () => void, alone = false): Promise<void> {
     return new Promise((resolve, reject) => {
       const entry = plainEntry(kind, log.id, log.name)
-      this.#committer.enqueue({ kind: 'fact', entry, after, resolve, reject }, alone)
+      this.#committer.enqueue({ kind: 'fact', log, entry, after, resolve, reject }, alone)
       this.#committer.hurry()
     })
   }
 
-  async openState(name: string, maxLiveBytes: number): ReturnType<DataDir['openState']> {
+  async openState(
+    name: string,
+    maxLiveBytes: number,
+    turn: LogTurn = 'in order',
+  ): ReturnType<DataDir['openState']> {
     const rollNext = (log: string): void => {
       const found = this.#logs.get(log)
       if (found !== undefined) found.rollNext = true
     }
-    return openStateLog(this, name, maxLiveBytes, rollNext, damage => this.recovery.damage.push(damage))
+    return openStateLog(this, name, maxLiveBytes, turn, rollNext, damage => this.recovery.damage.push(damage))
   }
 
   async deleteLog(name: string): Promise<void> {
@@ -431,15 +325,23 @@ class OpenDataDir implements DataDir {
   }
 
   async recoveryHandled(): Promise<void> {
-    if (!this.#uncleanAsync) return
-    this.#uncleanAsync = false
-    await this.#committer.checkpoint()
+    const { uncleanAsync, belowDurableEnd } = this.#unhandled
+    if (!uncleanAsync && !belowDurableEnd) return
+    this.#unhandled = { uncleanAsync: false, belowDurableEnd: false }
+    await this.#committer.checkpoint().catch(error => {
+      if (!isTributaryError(error, 'disk_full')) throw error
+    })
+  }
+
+  stuckMs(): number {
+    return this.#committer.stuckMs()
   }
 
   stats(): ReturnType<DataDir['stats']> {
     const { journal } = this.#input
     return {
       ...this.#committer.counters,
+      commitStuckMs: this.stuckMs(),
       fdatasyncP50Ms: journal.syncTimeMs(0.5),
       fdatasyncP99Ms: journal.syncTimeMs(0.99),
       indexBytes: this.#context.indexes.sizeBytes(),

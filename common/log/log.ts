@@ -46,7 +46,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
   const admit = (bytes: Uint8Array): void => {
     assert(!cutting, `append to ${log.name} while it is truncated`)
     if (log.deleted) throw new TributaryError('closed', `log ${log.name} is deleted`)
-    committer.admit(bytes.length)
+    committer.admit(bytes.length, log.goesFirst)
   }
 
   const enqueue = (bytes: Uint8Array, run: WalkedRun, options: AppendOptions, told: Told): void => {
@@ -118,6 +118,7 @@ export function logOver(log: SegmentedLog, context: LogContext): Log {
     await new Promise<void>((resolve, reject) => {
       committer.enqueue({
         kind: 'fact',
+        log,
         entry: plainEntry('start', log.id, log.name, offset),
         after: () => {
           log.startOffset = Math.max(log.startOffset, offset)

@@ -52,7 +52,7 @@ export async function recover(input: RecoverInput): Promise<Recovered> {
   const checkpoint = await readCheckpoint(disk, directory)
   const report: RecoveryReport = {
     cleanShutdown: checkpoint?.cleanShutdown ?? false,
-    belowDurableEnd: false,
+    belowDurableEnd: checkpoint?.belowDurableEnd === true,
     uncleanAsync: checkpoint?.uncleanAsync === true,
     tornTails: [],
     damage: [],

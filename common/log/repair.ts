@@ -59,7 +59,7 @@ export async function repairStretch(
   entry.position = place.end
   await new Promise<void>((resolve, reject) => {
     const after = (): Promise<void> => applyRepair(log, damage, place, deps)
-    committer.enqueue({ kind: 'fact', entry, after, resolve, reject })
+    committer.enqueue({ kind: 'fact', log, entry, after, resolve, reject })
     committer.hurry()
   })
   return log.damage.find(left => left.fromOffset === place.endOffset && left.toOffset === damage.toOffset)

@@ -78,6 +78,8 @@ export class SegmentedLog {
   readonly name: string
   readonly folder: string
   options: LogOptions
+  /** Its commits go before those of other logs. */
+  goesFirst = false
   segments: Segment[] = []
   startOffset = 0
   /** One past the last offset assigned. */

@@ -3,7 +3,7 @@ import { buildBatch } from '../batch-builder.ts'
 import { decodePlain } from '../batch-records.ts'
 import { utf8, utf8Text } from '../bytes.ts'
 import { isTributaryError, TributaryError } from '../errors.ts'
-import type { Damage, DataDir, Log, LogOptions, ReadResult, StateEntry, StateLog } from './types.ts'
+import type { Damage, DataDir, Log, LogOptions, LogTurn, ReadResult, StateEntry, StateLog } from './types.ts'
 
 /** The log is rewritten when it holds so many times its live bytes, but not below the least size. */
 const COMPACT_AT_RATIO = 4
@@ -32,10 +32,11 @@ export async function openStateLog(
   directory: Pick<DataDir, 'openLog'>,
   name: string,
   maxLiveBytes: number,
+  turn: LogTurn,
   rollNext: (log: string) => void,
   onDamage: (damage: Damage) => void,
 ): Promise<StateLog> {
-  const log = await directory.openLog(name, OPTIONS)
+  const log = await directory.openLog(name, OPTIONS, turn)
   const live = await loadLive(log, onDamage)
   return stateOver(log, live, maxLiveBytes, () => rollNext(name))
 }

@@ -47,6 +47,12 @@ export interface Damage {
   reason: string
 }
 
+/**
+ * When what is appended to a log is committed: in the order in which all logs of the directory are appended to, or before what waits of
+ * others, for little that many wait for. However much waits then, it is behind no more than the commit under way.
+ */
+export type LogTurn = 'in order' | 'first'
+
 /** One log: a directory of segments, appended to by one writer. */
 export interface Log {
   readonly name: string
@@ -165,7 +171,7 @@ export interface DataDirOptions {
 
 /**
  * A directory of logs that commit together, held by one process. Appends made in one synchronous turn, to
- * whatever logs, are in the same commit: after a crash all of them are there or none.
+ * whatever logs of the same LogTurn, are in the same commit: after a crash all of them are there or none.
  */
 export interface DataDir {
   readonly path: string
@@ -173,9 +179,9 @@ export interface DataDir {
   readonly directoryId: string
   /** Names of the logs there; `/` separates folders. */
   logNames(): string[]
-  openLog(name: string, options: LogOptions): Promise<Log>
+  openLog(name: string, options: LogOptions, turn?: LogTurn): Promise<Log>
   /** Opens the StateLog kept under `name`; `maxLiveBytes` refuses puts beyond it with `limit_exceeded`. */
-  openState(name: string, maxLiveBytes: number): Promise<StateLog>
+  openState(name: string, maxLiveBytes: number, turn?: LogTurn): Promise<StateLog>
   /** Closes and removes a log with its files. */
   deleteLog(name: string): Promise<void>
   /**
@@ -187,10 +193,13 @@ export interface DataDir {
   /** Resolves when everything appended before the call is durable, under `flush: async` too. */
   flush(): Promise<void>
   /**
-   * What `recovery` tells of an unclean stop under `flush: async` was acted upon, durably: the next start need not tell it again,
-   * as every start does until then. Rejects with `disk_full`, `disk_failed`, `closed`.
+   * What `recovery` tells of an unclean stop under `flush: async`, and of a directory below its durable end, was acted upon, durably: the
+   * next start need not tell it again, as every start does until then. Where the disk has no room to say so it is said later. Rejects with
+   * `disk_failed`, `closed`.
    */
   recoveryHandled(): Promise<void>
+  /** For how long a commit under way has had no answer of the disk; 0 where none is. A disk that fails is `onFailed`'s. */
+  stuckMs(): number
   /** What recovery found and did, for logs and `log verify`. */
   readonly recovery: RecoveryReport
   stats(): DataDirStats
@@ -221,7 +230,7 @@ export interface StateLog {
 
 export interface RecoveryReport {
   cleanShutdown: boolean
-  /** The directory came back below the durable end it had recorded. */
+  /** The directory came back below the durable end it had recorded, now or at an earlier start: told until `DataDir.recoveryHandled`. */
   belowDurableEnd: boolean
   /**
    * It was not stopped in order when it last ran with `flush: async`, so that what was acked last may be gone. Told by each start,
@@ -250,6 +259,8 @@ export interface DataDirStats {
   segmentWaits: number
   /** Index files, sidecars and removals of old segments that failed: made good at the next start, but the disk may be sick. */
   backgroundFailures: number
+  /** See DataDir.stuckMs. */
+  commitStuckMs: number
   /** Memory of the indexes of closed segments, and how many made room for others. */
   indexBytes: number
   indexesEvicted: number

@@ -21,7 +21,7 @@ export interface ReplicaContext {
   hubTimeMs(): number
   /** A gap's control batch was appended at `offset` by this leader; called in the same synchronous turn, so that what it appends shares the commit. */
   onGap(gap: GapControl, offset: number): void
-  /** A stretch of the log is lost. */
+  /** A stretch of the log is lost: no replica has it. */
   onDamage(damage: Damage): void
   counters: TopicCounters
   events: ReplicaEvents
@@ -33,6 +33,8 @@ export interface ReplicaEvents {
   acting(): void
   /** It can't, as its log could not be opened: `retry` it later. */
   failed(error: unknown): void
+  /** A stretch of its log is damaged that other replicas may have. */
+  damaged(): void
   /** More of its log is durable. */
   durable(): void
   /** As a leader: the watermark may have moved, or the log's start. */

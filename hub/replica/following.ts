@@ -2,7 +2,7 @@ import type { GivenSnapshot } from './followers.ts'
 import type { EpochEnd } from './leader-epochs.ts'
 import { divergence } from './leader-epochs.ts'
 import type { SnapshotKeeper } from './snapshot-keeper.ts'
-import type { ReplicaStore } from './store.ts'
+import type { FetchedFacts, ReplicaStore } from './store.ts'
 
 /** What a follower has of a partition: what it asks its leader for. */
 export interface Position {
@@ -25,7 +25,7 @@ export interface Following {
   /** What the leader told, whose log this one is as far as it goes: how far it is committed, and where the leader's log starts. */
   learn(highWatermark: number, startOffset: number): void
   /** Takes batches fetched; they count in this turn, and the promise resolves when they are durable. The log must be open. */
-  append(leaderEpoch: number, batches: Uint8Array, hubTimeMs: number): Promise<void>
+  append(leaderEpoch: number, batches: Uint8Array, told: FetchedFacts): Promise<void>
   /** The leader's log parts from this one at `told`: cuts it, and tells whether that was below what was known to be committed. */
   part(leaderEpoch: number, told: EpochEnd): Promise<boolean>
   /** Begins anew at the leader's log start, which is past the end of this log, with the leader's producers. */
@@ -80,10 +80,13 @@ export function createFollowing(context: FollowingContext): Following {
       known.leaderStart = startOffset
       context.keeper()?.advanced()
     },
-    append: async (leaderEpoch, batches, hubTimeMs) => {
+    append: async (leaderEpoch, batches, told) => {
       const store = under(leaderEpoch)
       try {
-        await store.appendFetched(batches, hubTimeMs)
+        const before = store.log.endOffset()
+        const appended = store.appendFetched(batches, told)
+        if (told.lostBefore !== undefined) store.damage.lostByLeader(before, told.lostBefore)
+        await appended
       } catch (error) {
         // What the log took back is forgotten before more is taken.
         if (store.log.endOffset() < store.reflected.end) await context.alone(() => store.quiet())

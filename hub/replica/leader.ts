@@ -7,7 +7,7 @@ import type { GapControl } from './control.ts'
 import type { InSync } from './in-sync.ts'
 import { laneOperations } from './lane-operations.ts'
 import type { GapRange, LaneId, RunAnnouncement } from './lanes.ts'
-import { readPastDamage, searchByTime } from './log-access.ts'
+import { searchByTime } from './log-access.ts'
 import type { Needs } from './pipeline.ts'
 import { createPipeline } from './pipeline.ts'
 import type { ReplicaStore } from './store.ts'
@@ -33,6 +33,8 @@ export interface Leading {
   removeLane(id: LaneId): Promise<void>
   /** Appends the hub's own batch of one record, even into the disk reserve; it gets its offset in this synchronous turn. */
   appendOwn(batch: Uint8Array): Promise<void>
+  /** Resolves when all is committed that the log holds now. */
+  committed(): Promise<void>
   tip(id: LaneId): LaneTip | null
   read(offset: number, maxBytes: number): Promise<ReadResult>
   offsetForTime(timeMs: number): Promise<number>
@@ -58,8 +60,8 @@ const OWN_DISK: Needs = { alone: false, quorum: false }
 
 /** Begins to lead with a store that is quiet. */
 export function createLeader(context: LeaderContext): Leader {
-  const { store, inSync, leaderEpoch, onDamage, codec } = context
-  const { log, producers, reflected } = store
+  const { store, inSync, leaderEpoch, codec } = context
+  const { log, producers, reflected, damage } = store
   store.epochs.assign(leaderEpoch, log.endOffset())
   const pipeline = createPipeline({ ...context, log, reflected, onFailed: store.appendFailed })
   const { inOrder } = pipeline
@@ -87,13 +89,14 @@ export function createLeader(context: LeaderContext): Leader {
         context.counters.recordsIn++
         context.counters.bytesIn += batch.length
       }),
+    committed: () => pipeline.committed('committed', () => undefined),
     tip: lanes.tip,
     read: async (offset, maxBytes) => {
       const closedBy = pipeline.closedBy()
       if (closedBy?.code === 'topic_deleted') throw closedBy
       return readCommitted(context, offset, maxBytes)
     },
-    offsetForTime: timeMs => searchByTime(log, timeMs, inSync.highWatermark(), codec, onDamage),
+    offsetForTime: timeMs => searchByTime(log, damage.read, timeMs, inSync.highWatermark(), codec),
     advance: pipeline.advance,
     shut: pipeline.shut,
   }
@@ -103,11 +106,11 @@ async function readCommitted(context: LeaderContext, offset: number, maxBytes: n
   const { counters, name, store, inSync } = context
   const { log } = store
   const [startOffset, highWatermark] = [log.startOffset(), inSync.highWatermark()]
-  if (offset > highWatermark && !inSync.settled()) throw notSettled(name)
-  if (offset < startOffset || offset > highWatermark)
-    throw outOfRange(name, offset, startOffset, highWatermark)
+  if (offset < startOffset || offset > highWatermark) {
+    throw inSync.settled() ? outOfRange(name, offset, startOffset, highWatermark) : notSettled(name)
+  }
   if (offset === highWatermark) return { batches: NO_BYTES, nextOffset: offset }
-  const result = await readPastDamage(log, offset, maxBytes, highWatermark, context.onDamage)
+  const result = await store.damage.read(offset, maxBytes, highWatermark)
   counters.bytesOut += result.batches.length
   counters.recordsOut += result.nextOffset - offset
   return result

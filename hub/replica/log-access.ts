@@ -12,7 +12,7 @@ import { Producers } from './producers.ts'
 import type { History } from './replay.ts'
 import { replayBatches } from './replay.ts'
 
-/** Reading a partition's log from within the hub: damage is passed over and told of, never a reason to stop. */
+/** Reading a log from within the hub: damage is passed over and told of, never a reason to stop. */
 
 const CHUNK_BYTES = MIB
 /** What a batch may unpack to while an offset is searched by time. */
@@ -26,7 +26,7 @@ export function tellKnownDamage(log: Log, onDamage: OnDamage): void {
   for (const damage of log.damage()) onDamage(damage)
 }
 
-/** `log.read`, isolating damage that it comes upon: this log has no replica to fetch the records from again. */
+/** `log.read`, isolating damage that it comes upon, so that what lies behind it can be read. */
 export async function readPastDamage(
   log: Log,
   offset: number,
@@ -54,6 +54,8 @@ export async function readPastDamage(
 export interface Restored extends History {
   /** False where the log starts later than anything was written, and no snapshot tells of what came before. */
   complete: boolean
+  /** Damage among the batches that were replayed: what those told is missing. */
+  missed: Damage[]
 }
 
 /**
@@ -74,7 +76,8 @@ export async function restoreHistory(
       ? { producers: new Producers(), epochs: createLeaderEpochs(), gaps: createGapPlaces() }
       : decodeSnapshot(snapshot.bytes)
   const start = log.startOffset()
-  let offset = Math.max(snapshot?.offset ?? 0, start)
+  const from = Math.max(snapshot?.offset ?? 0, start)
+  let offset = from
   while (offset < end) {
     const { batches, nextOffset, release } = await readPastDamage(log, offset, CHUNK_BYTES, end, onDamage)
     replayBatches({ producers, epochs, gaps }, batches, offset, nowMs)
@@ -86,26 +89,21 @@ export async function restoreHistory(
   // A leader that wrote nothing may have been written down: its epoch begins where nobody has a batch of it.
   epochs.cutAfter(end)
   gaps.cutAfter(end)
-  return { producers, epochs, gaps, complete: start === 0 || snapshot !== undefined }
+  const missed = log.damage().filter(damage => damage.toOffset > from)
+  return { producers, epochs, gaps, complete: start === 0 || snapshot !== undefined, missed }
 }
 
 /** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */
 export async function searchByTime(
   log: Log,
+  read: Log['read'],
   timeMs: number,
   limitOffset: number,
   codec: Codec,
-  onDamage: OnDamage,
 ): Promise<number> {
   let offset = Math.max(log.startOffset(), Math.min(await log.offsetForEventTime(timeMs), limitOffset))
   while (offset < limitOffset) {
-    const { batches, nextOffset, release } = await readPastDamage(
-      log,
-      offset,
-      CHUNK_BYTES,
-      limitOffset,
-      onDamage,
-    )
+    const { batches, nextOffset, release } = await read(offset, CHUNK_BYTES, limitOffset)
     for (const { at, header } of eachBatch(batches)) {
       if (header.isControl || header.lastOffset < offset || header.maxTimestampMs < timeMs) continue
       const found = await firstAtTime(batches, at, header.baseOffset, timeMs, offset, codec)

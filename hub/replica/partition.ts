@@ -1,7 +1,10 @@
-import { messageOf, TributaryError } from '../../common/errors.ts'
+import { TributaryError } from '../../common/errors.ts'
 import type { ReadResult } from '../../common/log/types.ts'
 import type { LaneTip } from '../../common/wire.ts'
 import type { ReplicaContext } from './context.ts'
+import { underRepair } from './damage.ts'
+import type { EarlyOperations } from './early-operations.ts'
+import { createEarlyOperations } from './early-operations.ts'
 import type { GivenBatches, GivenSnapshot } from './followers.ts'
 import { readForFollower, snapshotForFollower } from './followers.ts'
 import type { Following, Known } from './following.ts'
@@ -13,20 +16,19 @@ import type { Bounds, Leader, Leading } from './leader.ts'
 import { createLeader, notSettled, outOfRange } from './leader.ts'
 import type { EpochEnd } from './leader-epochs.ts'
 import { createLeaderEpochs, parting } from './leader-epochs.ts'
-import { tellKnownDamage } from './log-access.ts'
+import type { Repairs } from './repairs.ts'
+import { createRepairs } from './repairs.ts'
 import type { Role } from './role.ts'
 import { epochOf, notLeading, UNASSIGNED } from './role.ts'
 import type { SnapshotKeeper } from './snapshot-keeper.ts'
 import { createSnapshotKeeper } from './snapshot-keeper.ts'
 import type { ReplicaStore } from './store.ts'
-import { openStore } from './store.ts'
+import { diskFailed, openReplica } from './store.ts'
+import { createTurns } from './turns.ts'
 import type { Upkept } from './upkeep.ts'
-import { deleteOld, lookAfter } from './upkeep.ts'
+import { maintain, saveSnapshot } from './upkeep.ts'
 import type { Waiters } from './waiters.ts'
 import { createWaiters } from './waiters.ts'
-
-/** Operations waiting for a partition to be opened, or for it to begin to lead; beyond it they are refused as `throttled`. */
-const MAX_WAITING = 10_000
 
 /**
  * This node's replica of a partition: leader, follower or idle, as it was last told by `assign`. Its log is opened, and made where it is
@@ -43,25 +45,35 @@ export class Partition implements Leading {
   #keeper: SnapshotKeeper | null = null
   #inSync: InSync | null = null
   #leader: Leader | null = null
-  /** What must not be interrupted: opening, cutting, starting over. */
-  #busy: Promise<void> | null = null
-  #turns = 0
+  readonly #turns = createTurns()
   #changing = false
   #closedBy: TributaryError | null = null
-  #waiting: { run(leader: Leader): void; reject(error: unknown): void }[] = []
+  readonly #early: EarlyOperations<Leader>
   readonly #known: Known = { highWatermark: 0, leaderStart: 0 }
   /** What it does as a follower. */
   readonly following: Following
+  /** What is done about damage of its log. */
+  readonly repairs: Repairs
 
   constructor(context: ReplicaContext) {
     this.#context = context
+    this.#early = createEarlyOperations(context.name)
     this.following = createFollowing({
       known: this.#known,
       store: () => this.#store,
       keeper: () => this.#keeper,
       under: leaderEpoch => this.#under(leaderEpoch),
-      alone: work => this.#alone(work),
+      alone: work => this.#turns.run(work),
       open: () => this.open(),
+    })
+    this.repairs = createRepairs({
+      store: () => this.#store,
+      keeper: () => this.#keeper,
+      isHeldUp: () => this.#leader === null && this.#closedBy === null,
+      beginAnew: work => this.#beginAnew(work),
+      tells: () => this.#role.kind === 'leader',
+      covered: () => this.#covered(),
+      refusal: leaderEpoch => this.#refusalUnder(leaderEpoch),
     })
     this.#waiters = createWaiters(context.clock, () => this.#inSync?.highWatermark() ?? 0)
   }
@@ -89,6 +101,7 @@ export class Partition implements Leading {
       }
       if (this.#inSync === null) return
       this.#acting = role
+      this.#store?.damage.setAlone(role.seats.replicas.length === 1)
       if (this.#inSync.update(role.seats, role.required)) this.#advanced()
       return
     }
@@ -104,7 +117,13 @@ export class Partition implements Leading {
     this.#leader?.shut(error)
     this.#leader = null
     this.#waiters.wakeAll()
-    if (this.#role.kind !== 'leader') for (const waiting of this.#waiting.splice(0)) waiting.reject(error)
+    if (this.#role.kind !== 'leader') this.#early.refuse(error)
+  }
+
+  async #beginAnew(work: () => Promise<void>): Promise<void> {
+    this.#stepDown(underRepair(this.#context.name))
+    await this.#turns.run(work)
+    await this.#change()
   }
 
   /** Acts by the newest role as soon as nothing is under way any more; at once where nothing is. */
@@ -117,7 +136,7 @@ export class Partition implements Leading {
     this.#changing = true
     try {
       while (!this.#isQuiet()) {
-        await this.#busy
+        await this.#turns.busy()
         if (this.#store === null) await this.open()
         else {
           await this.#store.quiet()
@@ -127,7 +146,7 @@ export class Partition implements Leading {
     } catch (error) {
       this.#changing = false
       // What is of a log that failed under way is not known before a restart.
-      if (this.#store !== null) this.shut(asError(error, this.#context.name))
+      if (this.#store !== null) this.shut(diskFailed(this.#context.name, error))
       else this.#context.events.failed(error)
       return
     }
@@ -141,7 +160,7 @@ export class Partition implements Leading {
   }
 
   #isQuiet(): boolean {
-    if (this.#busy !== null) return false
+    if (this.#turns.busy() !== null) return false
     if (this.#store === null) return this.#closedBy !== null || !this.#context.exists()
     const { log, reflected } = this.#store
     const isStill = log.endOffset() === log.durableEndOffset() && log.endOffset() >= reflected.end
@@ -162,71 +181,48 @@ export class Partition implements Leading {
     if (role.kind === 'leader') {
       const start = { endOffset, durableEnd, highWatermark: Math.min(this.#known.highWatermark, durableEnd) }
       this.#inSync = createInSync(role.self, role.seats, role.required, start)
+      this.#store?.damage.setAlone(role.seats.replicas.length === 1)
       if (this.#store !== null) this.#lead(this.#store, this.#inSync)
-      else if (this.#waiting.length > 0) this.open().catch(() => {})
+      else if (!this.#early.isEmpty()) this.open().catch(() => {})
       this.#waiters.moved()
       // Alone in sync it knows at once that all is committed.
       this.#keeper?.advanced()
     } else this.#store?.epochs.cutAfter(endOffset)
+    if (role.kind !== 'leader') this.#store?.damage.setAlone(false)
     this.#context.events.acting()
+    if ((this.#store?.damage.waiting().length ?? 0) > 0) this.#context.events.damaged()
   }
 
   #lead(store: ReplicaStore, inSync: InSync): void {
+    if (store.wanting()) {
+      this.#early.refuse(underRepair(this.#context.name))
+      return
+    }
     const leader = createLeader({ ...this.#context, store, inSync, leaderEpoch: epochOf(this.#role) })
     this.#leader = leader
-    // In this turn, before anyone else can find it leading and go first.
-    for (const { run } of this.#waiting.splice(0)) run(leader)
+    this.#early.run(leader)
   }
 
   /** Opens the log, making it where there is none. A failure is told to those who wait for it and tried again by the next. */
   open(): Promise<void> {
     if (this.#store !== null || this.#closedBy !== null) return Promise.resolve()
-    return this.#alone(async () => {
+    return this.#turns.run(async () => {
       if (this.#store !== null) return
       try {
-        this.#store = await this.#openStore()
+        this.#store = await openReplica(this.#context, {
+          onDurable: end => this.#durable(end),
+          onFailed: () => this.#keeper?.giveUp(),
+        })
       } catch (error) {
-        for (const waiting of this.#waiting.splice(0)) waiting.reject(error)
+        this.#early.refuse(error)
         throw error
       }
       const { log } = this.#store
       this.#keeper = createSnapshotKeeper(this.#store, this.#context.clock, () => this.#covered())
       if (this.#acting === null) return
-      if (log.endOffset() > 0) this.#act()
+      if (log.endOffset() > 0 || log.damage().length > 0) this.#act()
       else if (this.#inSync !== null) this.#lead(this.#store, this.#inSync)
     })
-  }
-
-  async #openStore(): Promise<ReplicaStore> {
-    const { name, clock, onDamage } = this.#context
-    const { log, snapshots } = await this.#context.open()
-    tellKnownDamage(log, onDamage)
-    return openStore({
-      name,
-      log,
-      snapshots,
-      clock,
-      onDamage,
-      onDurable: end => this.#durable(end),
-      onFailed: () => this.#keeper?.giveUp(),
-    })
-  }
-
-  /** Runs what nothing else may go on beside, one after another. */
-  #alone(work: () => Promise<void>): Promise<void> {
-    const before = this.#busy
-    const turn = ++this.#turns
-    const run = async (): Promise<void> => {
-      await before
-      try {
-        await work()
-      } finally {
-        if (turn === this.#turns) this.#busy = null
-      }
-    }
-    const done = run()
-    this.#busy = done.catch(() => {})
-    return done
   }
 
   #durable(durableEnd: number): void {
@@ -255,12 +251,12 @@ export class Partition implements Leading {
     this.#closedBy ??= error
     this.#stepDown(error)
     this.#keeper?.giveUp()
-    for (const waiting of this.#waiting.splice(0)) waiting.reject(error)
+    this.#early.refuse(error)
   }
 
   /** Resolves when nothing is under way that touches its files, but appends. */
   async idle(): Promise<void> {
-    while (this.#busy !== null) await this.#busy
+    while (this.#turns.busy() !== null) await this.#turns.busy()
     await this.#keeper?.idle()
   }
 
@@ -275,17 +271,26 @@ export class Partition implements Leading {
   use<T>(operation: (leader: Leading) => Promise<T>): Promise<T> {
     if (this.#leader !== null) return operation(this.#leader)
     const refusal = this.#closedBy ?? (this.#role.kind === 'leader' ? null : this.#notLeading())
-    if (refusal !== null) return Promise.reject(refusal)
-    if (this.#waiting.length >= MAX_WAITING) {
-      return Promise.reject(
-        new TributaryError('throttled', `${this.#context.name} is being opened; try again`),
-      )
+    if (refusal === null && this.#acting !== null && this.#store !== null) {
+      return Promise.reject(underRepair(this.#context.name))
     }
-    return new Promise((resolve, reject) => {
-      this.#waiting.push({ run: leader => void operation(leader).then(resolve, reject), reject })
-      if (this.#acting === null) this.retry()
-      else this.open().catch(() => {})
-    })
+    if (refusal !== null) return Promise.reject(refusal)
+    const done = this.#early.add(operation)
+    if (this.#acting === null) this.retry()
+    else this.open().catch(() => {})
+    return done
+  }
+
+  /** The leader, null of an empty partition without a log. Throws `not_available` while its log is repaired. */
+  #leading(): Leader | null {
+    if (this.#leader === null && this.#store !== null) throw underRepair(this.#context.name)
+    return this.#leader
+  }
+
+  #refusalUnder(leaderEpoch: number): TributaryError | null {
+    const acting = this.#acting
+    const isUnder = acting !== null && acting.kind !== 'idle' && epochOf(acting) === leaderEpoch
+    return this.#closedBy ?? (isUnder ? null : this.#notLeading())
   }
 
   #notLeading(): TributaryError {
@@ -341,35 +346,32 @@ export class Partition implements Leading {
     return this.use(leader => leader.appendOwn(batch))
   }
 
+  committed(): Promise<void> {
+    return this.use(leader => leader.committed())
+  }
+
   /** The lane's tip. Throws `not_available` where this does not lead, or does not know yet what is committed. */
   tip(id: LaneId): LaneTip | null {
     if (!this.#leads().settled()) throw notSettled(this.#context.name)
-    return this.#leader?.tip(id) ?? null
+    return this.#leading()?.tip(id) ?? null
   }
 
   async read(offset: number, maxBytes: number): Promise<ReadResult> {
     this.#leads()
-    if (this.#leader !== null) return this.#leader.read(offset, maxBytes)
+    const leader = this.#leading()
+    if (leader !== null) return leader.read(offset, maxBytes)
     if (offset === 0) return { batches: NO_BYTES, nextOffset: 0 }
     throw outOfRange(this.#context.name, offset, 0, 0)
   }
 
   async offsetForTime(timeMs: number): Promise<number> {
     if (!this.#leads().settled()) throw notSettled(this.#context.name)
-    return this.#leader?.offsetForTime(timeMs) ?? 0
+    return this.#leading()?.offsetForTime(timeMs) ?? 0
   }
 
   /** Calls `listener` once when the watermark is past `offset`, the partition is led by another, or goes away; the result cancels. */
   whenPast(offset: number, listener: () => void): () => void {
-    if (this.#role.kind !== 'leader' || this.#closedBy !== null) {
-      let wanted = true
-      this.#context.clock.soon(() => {
-        if (wanted) listener()
-      })
-      return () => {
-        wanted = false
-      }
-    }
+    if (this.#role.kind !== 'leader' || this.#closedBy !== null) return this.#waiters.addForNow(listener)
     return this.#waiters.add(offset, this.#inSync?.highWatermark() ?? 0, listener)
   }
 
@@ -385,10 +387,11 @@ export class Partition implements Leading {
     this.#advanced()
   }
 
-  /** What a leader tells with everything it sends: its watermark, and where its log starts. */
-  told(): { highWatermark: number; startOffset: number; durableEnd: number } {
+  /** What a leader tells with everything it sends: its watermark, whether that is as far as any before it was, where its log starts. */
+  told(): { highWatermark: number; isSettled: boolean; startOffset: number; durableEnd: number } {
     const log = this.#store?.log
     return {
+      isSettled: this.#inSync?.settled() ?? false,
       highWatermark: this.#inSync?.highWatermark() ?? 0,
       startOffset: log?.startOffset() ?? 0,
       durableEnd: log?.durableEndOffset() ?? 0,
@@ -405,10 +408,17 @@ export class Partition implements Leading {
     return this.#store?.gaps.above(offset) ?? []
   }
 
-  /** Where a follower's log parts from this leader's, whose last batch is of `lastEpoch` and ends at `offset`; null where it does not. */
+  /**
+   * Where a follower's log parts from this leader's, whose last batch is of `lastEpoch` and ends at `offset`; null where it does not.
+   * Throws `not_available` where a damaged stretch, yet to be repaired, keeps it from being known.
+   */
   parting(lastEpoch: number, offset: number): EpochEnd | null {
-    const epochs = this.#store?.epochs ?? createLeaderEpochs([{ epoch: epochOf(this.#role), startOffset: 0 }])
-    return parting(epochs, this.#store?.log.endOffset() ?? 0, lastEpoch, offset)
+    const store = this.#store
+    const epochs = store?.epochs ?? createLeaderEpochs([{ epoch: epochOf(this.#role), startOffset: 0 }])
+    const found = parting(epochs, store?.log.endOffset() ?? 0, lastEpoch, offset)
+    if (store?.wanting() === true && (found !== null || store.isDoubtful(offset)))
+      throw underRepair(this.#context.name)
+    return found
   }
 
   /** See followers.ts; nothing where there is no log. */
@@ -432,7 +442,7 @@ export class Partition implements Leading {
 
   #under(leaderEpoch: number): ReplicaStore {
     if (this.#closedBy !== null) throw this.#closedBy
-    if (this.#store !== null && this.#busy === null && this.actingEpoch('follower') === leaderEpoch)
+    if (this.#store !== null && this.#turns.busy() === null && this.actingEpoch('follower') === leaderEpoch)
       return this.#store
     throw new TributaryError(
       'not_available',
@@ -442,43 +452,32 @@ export class Partition implements Leading {
 
   // ------------------------------------------------------------------------------------- maintenance
 
-  /** Snapshots if due, expires producers, applies retention (`retentionTimeMs` null: paused) or follows the leader's. */
+  /** See upkeep.ts; `retentionTimeMs` null: retention is paused. */
   async maintain(retentionTimeMs: number | null): Promise<void> {
-    const before = this.#upkept()
-    if (before === null) return
-    if (lookAfter(before, retentionTimeMs)) await this.snapshot(0)
-    const after = this.#upkept()
-    if (after === null) return
-    await deleteOld(after, retentionTimeMs)
+    await maintain(() => this.#upkept(), retentionTimeMs)
+    // Followers are told where its log starts.
     if (this.#leader !== null) this.#context.events.watermark()
+  }
+
+  /** Writes a producer snapshot unless less than `growthBytes` were appended since the last, see upkeep.ts. */
+  snapshot(growthBytes: number): Promise<void> {
+    return saveSnapshot(() => this.#upkept(), growthBytes)
   }
 
   #upkept(): Upkept | null {
     const [store, keeper] = [this.#store, this.#keeper]
-    if (store === null || keeper === null || this.#busy !== null || this.#closedBy !== null) return null
+    if (store === null || keeper === null || this.#turns.busy() !== null || this.#closedBy !== null)
+      return null
+    const { leaderStart } = this.#known
+    const leads = this.#leader !== null
     return {
       store,
       keeper,
-      leads: this.#leader !== null,
+      leads,
+      alone: this.#inSync?.alone() ?? false,
       covered: this.#covered(),
-      leaderStart: this.#known.leaderStart,
+      leaderStart,
     }
-  }
-
-  /** Writes a producer snapshot unless less than `growthBytes` were appended since the last; where it waits for other nodes, later. */
-  async snapshot(growthBytes: number): Promise<void> {
-    const keeper = this.#keeper
-    if (
-      keeper === null ||
-      this.#busy !== null ||
-      this.#closedBy !== null ||
-      keeper.growthBytes() < growthBytes
-    )
-      return
-    const saved = keeper.save()
-    if (this.#inSync?.alone() === true || this.#covered() >= (this.#store?.log.endOffset() ?? 0)) await saved
-    // It is tried again when it is due again.
-    else saved.catch(() => {})
   }
 
   producerStats(): { clients: number; lanes: number; evicted: number } {
@@ -487,8 +486,3 @@ export class Partition implements Leading {
 }
 
 const NO_BYTES = new Uint8Array(0)
-
-function asError(error: unknown, name: string): TributaryError {
-  if (error instanceof TributaryError) return error
-  return new TributaryError('disk_failed', `${name}: ${messageOf(error)}`, { cause: error })
-}

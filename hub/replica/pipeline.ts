@@ -1,5 +1,5 @@
 import { AssertionFailure } from '../../common/assert.ts'
-import { messageOf, TributaryError } from '../../common/errors.ts'
+import { TributaryError } from '../../common/errors.ts'
 import type { Log } from '../../common/log/types.ts'
 import type { InSync } from './in-sync.ts'
 import { createPending } from './pending.ts'
@@ -7,6 +7,7 @@ import type { Undo } from './producers.ts'
 import type { TopicCounters } from './stats.ts'
 import { countRefusal } from './stats.ts'
 import type { Reflected } from './store.ts'
+import { diskFailed } from './store.ts'
 
 /**
  * How operations of one partition get into its log while this node leads it: one after another, each judged upon what the ones
@@ -100,9 +101,7 @@ export function createPipeline(context: PipelineContext): Pipeline {
   }
 
   function appendFailed(cause: unknown): void {
-    const message = `${context.name}: ${messageOf(cause)}`
-    const error =
-      cause instanceof TributaryError ? cause : new TributaryError('disk_failed', message, { cause })
+    const error = diskFailed(context.name, cause)
     noticeTakenBack(error)
     // Only a full disk is survived; after anything else what the log holds is not known before a restart.
     if (error.code !== 'disk_full') shut(error)

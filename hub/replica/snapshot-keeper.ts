@@ -54,7 +54,8 @@ export function createSnapshotKeeper(
 
   async function save(): Promise<void> {
     const offset = log.endOffset()
-    if (offset === snapshots.newestOffset() || store.ahead() || !store.complete()) return
+    if (offset === snapshots.newestOffset() || store.ahead() || store.wanting()) return
+    if (!store.complete()) return
     const bytes = encodeSnapshot(store)
     sizeBytesThen = log.sizeBytes()
     atMs = clock.monotonicMs()

@@ -3,7 +3,10 @@ import { validateBatch } from '../../common/batch.ts'
 import type { Clock } from '../../common/env.ts'
 import { messageOf, TributaryError } from '../../common/errors.ts'
 import type { Snapshots } from '../../common/log/snapshots.ts'
-import type { Log } from '../../common/log/types.ts'
+import type { Damage, Log } from '../../common/log/types.ts'
+import type { ReplicaContext } from './context.ts'
+import type { DamageKeeper } from './damage.ts'
+import { createDamageKeeper } from './damage.ts'
 import type { LeaderEpochs } from './leader-epochs.ts'
 import type { OnDamage } from './log-access.ts'
 import { restoreHistory } from './log-access.ts'
@@ -22,8 +25,13 @@ export interface ReplicaStore extends History {
   readonly producers: Producers
   readonly epochs: LeaderEpochs
   readonly reflected: Reflected
+  readonly damage: DamageKeeper
   /** False where producers are missing that wrote below the log's start: a leader can tell. */
   complete(): boolean
+  /** Whether it lacks what a damaged stretch tells that may be repaired yet: nobody may be judged by it then. */
+  wanting(): boolean
+  /** Whether such a stretch may hold whose the batch before `offset` is. */
+  isDoubtful(offset: number): boolean
   /** Whether the producers are from beyond the log's end, given by a leader to a replica that has yet to fetch so far. */
   ahead(): boolean
   /** Resolves when nothing is on its way to the disk and the history tells of what is there. Rejects where the disk failed. */
@@ -32,7 +40,7 @@ export interface ReplicaStore extends History {
    * Takes batches of a leader, in order, as it stamped them; they count in this turn, and the promise resolves when they are durable.
    * Throws `corrupt_batch`. Where it rejects, nothing of them stays once `quiet` resolves.
    */
-  appendFetched(batches: Uint8Array, hubTimeMs: number): Promise<void>
+  appendFetched(batches: Uint8Array, told: FetchedFacts): Promise<void>
   /** Cuts the log at `offset` (see Log.truncateAfter) and what is derived from it with it. Nothing else meanwhile. */
   cutAfter(offset: number): Promise<void>
   /** Empties the log, to begin at `offset` with what a leader's snapshot, taken at or above, tells of. Nothing else meanwhile. */
@@ -45,6 +53,13 @@ export interface ReplicaStore extends History {
   stand(): Promise<void>
   /** An append that the log had taken failed. */
   appendFailed(error: unknown): void
+}
+
+/** What a leader tells of batches beside themselves. */
+export interface FetchedFacts {
+  hubTimeMs: number
+  /** It has lost what lies between the end of this log and here, see ReplicaOptions. */
+  lostBefore?: number
 }
 
 /** What of the log the history tells of; the leader's pipeline keeps it while it leads. */
@@ -60,9 +75,11 @@ export interface StoreContext {
   log: Log
   snapshots: Snapshots
   clock: Clock
-  onDamage: OnDamage
   /** More of the log is durable. */
   onDurable(durableEnd: number): void
+  /** See DamageContext. */
+  onLost: OnDamage
+  onFound(): void
   /** Appends that the log had taken failed. */
   onFailed(): void
 }
@@ -70,18 +87,35 @@ export interface StoreContext {
 /** Compaction may have taken records; how large batches may be was the leader's to judge. */
 const ANY_BATCH = { maxBatchBytes: Number.MAX_SAFE_INTEGER, allowCompacted: true }
 
+/** Opens a replica's files. Rejects as that does. */
+export async function openReplica(
+  { name, clock, onDamage: onLost, events, open }: ReplicaContext,
+  told: Pick<StoreContext, 'onDurable' | 'onFailed'>,
+): Promise<ReplicaStore> {
+  const files = await open()
+  return openStore({ name, clock, onLost, onFound: events.damaged, ...files, ...told })
+}
+
 /** Restores what is derived from a log that was just opened; takes its one listener. */
-export async function openStore(context: StoreContext): Promise<ReplicaStore> {
-  const { log, snapshots, clock, onDamage } = context
-  const restored = await restoreHistory(log, snapshots, clock.nowMs(), onDamage)
+async function openStore(context: StoreContext): Promise<ReplicaStore> {
+  const { log, snapshots, clock } = context
+  const restored = await restoreHistory(log, snapshots, clock.nowMs(), passOver)
   const { producers, epochs, gaps } = restored
   const history: History = { producers, epochs, gaps }
   const reflected: Reflected = { end: log.endOffset(), cuts: 0 }
   let complete = restored.complete
+  /** Damage that the replay had to pass over. */
+  let missed = restored.missed
+  const damage = createDamageKeeper(context)
   /** Batches below it are in the producers already. */
   let producersFrom = 0
   let failure: TributaryError | null = null
   const stirred: (() => void)[] = []
+
+  function wanted(): Damage[] {
+    const waiting = missed.length === 0 ? [] : damage.waiting()
+    return waiting.filter(one => missed.some(each => overlaps(one, each)))
+  }
 
   function stir(): void {
     for (const resolve of stirred.splice(0)) resolve()
@@ -94,11 +128,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
 
   function appendFailed(cause: unknown): void {
     const isSurvived = cause instanceof TributaryError && cause.code === 'disk_full'
-    if (!isSurvived && failure === null) {
-      const message = `${context.name}: ${messageOf(cause)}`
-      failure =
-        cause instanceof TributaryError ? cause : new TributaryError('disk_failed', message, { cause })
-    }
+    if (!isSurvived) failure ??= diskFailed(context.name, cause)
     context.onFailed()
     stir()
   }
@@ -114,11 +144,12 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
   }
 
   async function rebuild(): Promise<void> {
-    const anew = await restoreHistory(log, snapshots, clock.nowMs(), onDamage)
+    const anew = await restoreHistory(log, snapshots, clock.nowMs(), passOver)
     producers.replaceBy(anew.producers)
     epochs.replaceBy(anew.epochs.entries())
     gaps.replaceBy(anew.gaps.entries())
     complete = anew.complete
+    missed = anew.missed
     producersFrom = 0
     reflected.end = log.endOffset()
     reflected.cuts++
@@ -130,6 +161,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     epochs.replaceBy(told.entries())
     epochs.cutAfter(log.endOffset())
     complete = true
+    missed = []
     producersFrom = offset
     reflected.end = log.endOffset()
     reflected.cuts++
@@ -142,7 +174,14 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
     epochs,
     gaps,
     reflected,
+    damage,
     complete: () => complete,
+    wanting: () => wanted().length > 0,
+    // Of what ends where the log does nobody but its followers can tell.
+    isDoubtful: offset =>
+      wanted().some(({ fromOffset, toOffset }) => {
+        return offset > fromOffset && (offset < toOffset || (offset === toOffset && offset < log.endOffset()))
+      }),
     ahead: () => producersFrom > log.endOffset(),
     quiet,
     rebuild,
@@ -151,7 +190,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
       complete = true
     },
     appendFailed,
-    appendFetched: (batches, hubTimeMs) => {
+    appendFetched: (batches, { hubTimeMs, lostBefore }) => {
       for (let at = 0; at < batches.length; ) at += validateBatch(batches, at, ANY_BATCH).sizeBytes
       const before = log.endOffset()
       if (before < reflected.end) {
@@ -160,7 +199,8 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
           `${context.name}: what the disk had no room for is undone first`,
         )
       }
-      const appended = log.appendReplica(batches, { appendTimeMs: hubTimeMs })
+      const lost = lostBefore === undefined ? {} : { lostBefore }
+      const appended = log.appendReplica(batches, { appendTimeMs: hubTimeMs, ...lost })
       if (log.endOffset() === before) return appended.then(noResult)
       reflected.end = log.endOffset()
       replayBatches(history, batches, producersFrom, clock.nowMs())
@@ -174,6 +214,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
       // Before the log is cut: one that outlived the cut would be believed again once the log has grown past it.
       await snapshots.dropAfter(offset)
       await log.truncateAfter(offset)
+      damage.cutAfter(offset)
       await rebuild()
     },
     restartAt: async (offset, snapshot) => {
@@ -183,6 +224,7 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
       // Not one may stay: without the new one the log must be seen to be incomplete.
       await snapshots.dropAfter(-1)
       await log.restartAt(offset)
+      damage.cutAfter(0)
       await snapshots.save(snapshot.offset, snapshot.bytes)
       takeSnapshot(snapshot.offset, told)
     },
@@ -198,4 +240,17 @@ export async function openStore(context: StoreContext): Promise<ReplicaStore> {
   }
 }
 
+/** What failed as an error of the log, whatever it was. */
+export function diskFailed(name: string, cause: unknown): TributaryError {
+  if (cause instanceof TributaryError) return cause
+  return new TributaryError('disk_failed', `${name}: ${messageOf(cause)}`, { cause })
+}
+
+function overlaps(left: Damage, right: Damage): boolean {
+  return left.fromOffset < right.toOffset && left.toOffset > right.fromOffset
+}
+
 function noResult(): void {}
+
+/** What of damage is derived from is missing until it is repaired; who tells of it is damage.ts. */
+function passOver(): void {}

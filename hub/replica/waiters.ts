@@ -9,6 +9,8 @@ const MAX_WAITERS_PER_PARTITION = 100_000
 export interface Waiters {
   /** Calls `listener` once, later, when the watermark is past `offset`; the result cancels. Throws `limit_exceeded`. */
   add(offset: number, highWatermark: number, listener: () => void): () => void
+  /** Calls `listener` once, soon: there is nothing here to wait for. The result cancels. */
+  addForNow(listener: () => void): () => void
   /** The watermark moved: wakes who it passed, once per turn of the event loop however often it moves. */
   moved(): void
   /** The partition is led by another, or goes away: wakes all that wait. */
@@ -57,6 +59,15 @@ export function createWaiters(clock: Clock, highWatermark: () => number): Waiter
       waiting.add(waiter)
       if (watermark > offset) schedule()
       return () => void waiting.delete(waiter)
+    },
+    addForNow: listener => {
+      let isWanted = true
+      clock.soon(() => {
+        if (isWanted) listener()
+      })
+      return () => {
+        isWanted = false
+      }
     },
     moved: schedule,
     wakeAll: () => {

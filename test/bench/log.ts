@@ -4,7 +4,7 @@ import { buildBatch } from '../../common/batch-builder.ts'
 import { utf8 } from '../../common/bytes.ts'
 import { nodeEnv } from '../../common/env-node.ts'
 import { openDataDir } from '../../common/log/data-dir.ts'
-import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions } from '../../common/log/types.ts'
+import type { DataDir, DataDirOptions, FlushMode, Log, LogOptions, LogTurn } from '../../common/log/types.ts'
 import type { BenchContext } from './measure.ts'
 import { markdownTable, median, round, thousands } from './measure.ts'
 
@@ -59,6 +59,10 @@ function batchOf(bytes: number, records: number): Uint8Array {
   )
 }
 
+/** Appended to partitions and waiting, while a log of metadata is appended to. */
+const BULK_BYTES = 64 * 1024 * 1024
+const BULK_BATCH_BYTES = 512 * 1024
+
 async function openLogs(dir: DataDir, count: number): Promise<Log[]> {
   const names = Array.from({ length: count }, (_, at) => `bench/${at}`)
   return Promise.all(names.map(name => dir.openLog(name, LOG_OPTIONS)))
@@ -103,6 +107,38 @@ async function commitsOver(
     commits: stats.commits - before,
     fdatasyncP50Ms: stats.fdatasyncP50Ms,
   }
+}
+
+/** What an append to the metadata takes while partitions are given more than the disk takes. */
+async function behindBulk(path: string, turn: LogTurn, seconds: number): Promise<number[]> {
+  const dir = await openDataDir(path, DIR_OPTIONS, nodeEnv())
+  const logs = await openLogs(dir, 8)
+  const metadata = await dir.openLog('metadata', LOG_OPTIONS, turn)
+  const template = batchOf(BULK_BATCH_BYTES, 100)
+  const small = batchOf(200, 2)
+  const endMs = performance.now() + seconds * 1000
+  // Each by itself, as they come over many connections: what is appended in one turn is one commit.
+  const writer = async (log: Log, at: number): Promise<void> => {
+    while (performance.now() < endMs) {
+      await new Promise(resolve => setTimeout(resolve, at % 32))
+      await log.append(template.slice())
+    }
+  }
+  const writers: Promise<void>[] = []
+  for (let at = 0; at < BULK_BYTES / BULK_BATCH_BYTES; at++) {
+    const log = logs[at % logs.length]
+    if (log !== undefined) writers.push(writer(log, at))
+  }
+  const times: number[] = []
+  while (performance.now() < endMs) {
+    const startMs = performance.now()
+    await metadata.append(Uint8Array.from(small))
+    times.push(performance.now() - startMs)
+    await new Promise(resolve => setTimeout(resolve, 5))
+  }
+  await Promise.all(writers)
+  await dir.close()
+  return times.toSorted((left, right) => left - right)
 }
 
 /** One writer that waits for each append before the next, as a device with a window of 1 makes an edge do. */
@@ -230,6 +266,15 @@ export async function benchLog({ directory, runs, write }: BenchContext): Promis
   }
   write(
     `${markdownTable([`one append of 255 bytes at a time, median of ${runs}`, 'commits', 'p50', 'p99', 'CPU each'], lone)}\n`,
+  )
+  const behind: string[][] = []
+  for (const turn of ['in order', 'first'] as const) {
+    const times = await inTemporary(directory, path => behindBulk(path, turn, 3 * COMMIT_SECONDS))
+    const quantile = (share: number): string => `${round(times[Math.floor(times.length * share)] ?? 0, 1)} ms`
+    behind.push([`its turn: ${turn}`, quantile(0.5), quantile(0.99), `${round(times.at(-1) ?? 0, 1)} ms`])
+  }
+  write(
+    `${markdownTable(['an append to the metadata behind 64 MiB of others, once', 'p50', 'p99', 'most'], behind)}\n`,
   )
   const start = await inTemporary(directory, path => startWith(path, START_RECORDS))
   const startRows = [

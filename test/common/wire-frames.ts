@@ -213,7 +213,11 @@ const bySender = {
   'client-hub': fc.oneof(
     welcome,
     response,
-    record('records', { sub: uint, batches: bytes, nextOffset: uint, highWatermark: uint, leaderEpoch: int }),
+    record(
+      'records',
+      { sub: uint, batches: bytes, nextOffset: uint, highWatermark: uint, leaderEpoch: int },
+      ['highWatermark'],
+    ),
     record(
       'ended',
       { sub: uint, code, message: text, startOffset: uint, highWatermark: uint, truncatedTo: uint },

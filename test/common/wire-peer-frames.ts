@@ -118,7 +118,7 @@ const answers = fc.oneof(
   call('lane-tip', { tip: nullable(tip) }),
   call('told-gaps', { offsets: fc.array(int, { maxLength: 5 }) }),
   call('bounds', { bounds }),
-  call('read', { batches: bytes, nextOffset: uint, lastEpoch: int, bounds }),
+  call('read', { batches: bytes, nextOffset: uint, lastEpoch: int, bounds, isSettled: fc.boolean() }),
   call('offset-for-time', { offset: uint }),
   call('producer-snapshot', { offset: uint, bytes }),
   call('stretch', { batches: bytes, nextOffset: uint }),
@@ -141,7 +141,7 @@ const fetched = record(
     hubTimeMs: int,
     batches: bytes,
   },
-  { diverging: record({ epoch: int, endOffset: int }), error: code },
+  { diverging: record({ epoch: int, endOffset: int }), error: code, lostBefore: uint },
 )
 const position = record({ ...ref, offset: int, lastEpoch: int, durableEnd: uint })
 

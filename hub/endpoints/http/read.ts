@@ -98,7 +98,7 @@ async function readRange(context: HttpContext, topic: Topic, range: RangeRequest
       }
       return true
     })
-    highWatermark = result.bounds.highWatermark
+    if (result.isSettled) highWatermark = result.bounds.highWatermark
     if (!full) next = result.nextOffset
     full ||= count === limit || result.batches.length === 0
   } while (!full && next < target)

@@ -119,19 +119,21 @@ export function createStreams(host: StreamsHost): Streams {
     return stopped || streams.get(stream.sub) !== stream
   }
 
-  function deliver(stream: Stream, { batches, nextOffset, lastEpoch, bounds }: PartitionRead): void {
+  function deliver(stream: Stream, found: PartitionRead): void {
     const { sub } = stream
+    const { batches, nextOffset, lastEpoch: leaderEpoch, isSettled } = found
     if (batches.length === 0) {
       wait(stream)
       return
     }
-    const { highWatermark } = bounds
+    const { highWatermark } = found.bounds
     stream.offset = nextOffset
-    stream.lastEpoch = lastEpoch
+    stream.lastEpoch = leaderEpoch
     stream.creditBytes -= batches.length
     counters.recordsFrames++
     counters.recordsBytes += batches.length
-    if (!host.send({ t: 'records', sub, batches, nextOffset, highWatermark, leaderEpoch: lastEpoch })) {
+    const told = isSettled ? { highWatermark } : {}
+    if (!host.send({ t: 'records', sub, batches, nextOffset, ...told, leaderEpoch })) {
       full = true
       counters.socketFull++
     }

@@ -154,8 +154,8 @@ export function createCalls(
         return { c: call.c, bounds }
       }
       case 'read': {
-        const { batches, nextOffset, lastEpoch, bounds } = await read(call)
-        return { c: call.c, batches, nextOffset, lastEpoch, bounds }
+        const { batches, nextOffset, lastEpoch, bounds, isSettled } = await read(call)
+        return { c: call.c, batches, nextOffset, lastEpoch, bounds, isSettled }
       }
       case 'offset-for-time': {
         const offset = await leading(call, async replica => replica?.offsetForTime(call.timeMs) ?? 0)

@@ -126,13 +126,13 @@ export function createGapLog({ routes, partitions }: GapLogContext): GapLog {
         remember(known, notice)
         appends.push(append(ref.topicId, notice, value))
       }
-      try {
-        await Promise.all(appends)
-      } catch (error) {
-        // What of them is there is read again.
-        told = null
-        throw error
-      }
+      // All of them: what is on its way when one has failed would not be seen by whoever comes next.
+      const results = await Promise.allSettled(appends)
+      const failed = results.find(result => result.status === 'rejected')
+      if (failed === undefined) return
+      // What of them is there is read again.
+      told = null
+      throw failed.reason
     })
   }
 
@@ -147,17 +147,19 @@ export function createGapLog({ routes, partitions }: GapLogContext): GapLog {
       else unread.push(notice)
       return append(topicId, notice, encodeNotice(notice)).catch(error => {
         told = null
-        unread = []
+        unread = unread.filter(other => other !== notice)
         throw error
       })
     },
   }
 }
 
-/** Reads all of `_gaps` that is committed, which is all of it once a new leader is settled. */
+/** Reads all of `_gaps`, and waits before for what its log holds that is not committed yet: this leader may have written it itself. */
 async function load(replica: Partition | null, leaderEpoch: number): Promise<Told> {
   const told: Told = { leaderEpoch, last: new Map(), damage: new Set() }
   if (replica === null) return told
+  const before = replica.bounds()
+  if (before.highWatermark < before.endOffset) await replica.committed()
   const { startOffset, highWatermark } = replica.bounds()
   for (let offset = startOffset; offset < highWatermark; ) {
     const { batches, nextOffset, release } = await replica.read(offset, MIB)

@@ -6,6 +6,7 @@ import type { PeerCall } from '../../../common/wire-peer.ts'
 import { GAPS_TOPIC } from '../../controller/names.ts'
 import type { Acks, LaneKey, Logs, PartitionBounds, PartitionRead, Topic } from '../../ports.ts'
 import type { LaneId } from '../../replica/lanes.ts'
+import { notSettled } from '../../replica/leader.ts'
 import type { Partition } from '../../replica/partition.ts'
 import type { PartitionTable } from './partitions.ts'
 import type { Route, Routes } from './routes.ts'
@@ -277,7 +278,7 @@ export async function readHere(
   }
   if (replica === null) {
     const bounds = emptyBounds(leaderEpoch)
-    if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, lastEpoch: -1, bounds }
+    if (offset === 0) return { batches: NO_BYTES, nextOffset: 0, lastEpoch: -1, bounds, isSettled: true }
     const details = { startOffset: 0, highWatermark: 0 }
     throw new TributaryError('offset_out_of_range', `the partition is empty, ${offset} is past it`, {
       details,
@@ -285,7 +286,8 @@ export async function readHere(
   }
   const parted = lastEpoch < 0 ? null : replica.parting(lastEpoch, offset)
   if (parted !== null) {
-    const { startOffset, highWatermark } = replica.told()
+    const { startOffset, highWatermark, isSettled } = replica.told()
+    if (!isSettled) throw notSettled(`partition under leader epoch ${leaderEpoch}`)
     const truncatedTo = Math.min(parted.endOffset, offset)
     throw new TributaryError(
       'offset_out_of_range',
@@ -299,14 +301,9 @@ export async function readHere(
     read.release?.()
     throw new TributaryError('not_available', 'the partition got another leader while it was read; try again')
   }
-  const bounds = boundsNow(replica, leaderEpoch)
-  return { ...read, lastEpoch: replica.epochBefore(read.nextOffset), bounds }
-}
-
-/** What a reader goes by: a new leader's watermark may still lag behind what its log holds. */
-function boundsNow(replica: Partition, leaderEpoch: number): PartitionBounds {
-  const { startOffset, highWatermark, durableEnd } = replica.told()
-  return { startOffset, highWatermark, endOffset: durableEnd, leaderEpoch, sizeBytes: 0 }
+  const { startOffset, highWatermark, durableEnd: endOffset, isSettled } = replica.told()
+  const bounds = { startOffset, highWatermark, endOffset, leaderEpoch, sizeBytes: 0 }
+  return { ...read, lastEpoch: replica.epochBefore(read.nextOffset), bounds, isSettled }
 }
 
 /** Says something of what the leader has. */

@@ -71,6 +71,7 @@ export interface HeldWatcher {
   acting(held: Held): void
   durable(held: Held): void
   watermark(held: Held): void
+  damaged(held: Held): void
   /** It is no replica of this node any more. */
   gone(held: Held): void
 }
@@ -143,6 +144,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
       events: {
         acting: () => watcher?.acting(slot),
         failed: error => failed(slot, error),
+        damaged: () => watcher?.damaged(slot),
         durable: () => watcher?.durable(slot),
         watermark: () => watcher?.watermark(slot),
       },

@@ -290,11 +290,12 @@ export function createFollowerShell(context: FollowerShellContext): FollowerShel
 
   function append(held: Held, link: LeaderLink, followed: Followed, part: FetchedPartition): void {
     const { following } = held.replica
-    const { batches, hubTimeMs } = part
+    const { batches, hubTimeMs, lostBefore } = part
+    const told = lostBefore === undefined ? { hubTimeMs } : { hubTimeMs, lostBefore }
     const before = following.position().offset
     link.unsyncedBytes += batches.length
     counters.bytesFetched += batches.length
-    const done = following.append(followed.leaderEpoch, batches, hubTimeMs)
+    const done = following.append(followed.leaderEpoch, batches, told)
     if (following.position().offset > before) {
       const role = held.replica.role()
       if (role.kind === 'follower' && role.adding) budget.spend(batches.length)

@@ -5,6 +5,8 @@ import { SECOND_MS } from '../../../common/limits.ts'
 import type { FetchedFrame, FetchedPartition } from '../../../common/wire-peer.ts'
 import type { FetchEntry, FetchSession, Turn } from '../../replica/fetch-session.ts'
 import { createFetchSession, FRAME_BYTES } from '../../replica/fetch-session.ts'
+import type { EpochEnd } from '../../replica/leader-epochs.ts'
+import type { Partition } from '../../replica/partition.ts'
 import type { Held, PartitionTable } from './partitions.ts'
 import type { FetchService } from './types.ts'
 
@@ -26,8 +28,6 @@ export interface LeaderShellContext {
   incarnationOf(nodeId: number): number | undefined
   /** A replica that is not in sync might join. */
   candidate(held: Held): void
-  /** A stretch of what this node leads can't be read. */
-  damaged(held: Held): void
 }
 
 export interface LeaderShell {
@@ -59,6 +59,16 @@ interface Session {
 
 const NO_BYTES = new Uint8Array(0)
 
+/** See Partition.parting. */
+function partingOf(replica: Partition, { lastEpoch, offset }: FetchEntry): EpochEnd | null | 'unsure' {
+  try {
+    return replica.parting(lastEpoch, offset)
+  } catch (error) {
+    if (isTributaryError(error, 'not_available')) return 'unsure'
+    throw error
+  }
+}
+
 export function createLeaderShell(context: LeaderShellContext): LeaderShell {
   const { clock, partitions, log } = context
   /** Who follows a partition, by its key. */
@@ -79,12 +89,14 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
     if (inSync === null) return
     const { startOffset, durableEnd, highWatermark } = held.replica.told()
     if (entry.asks && !entry.agrees) {
-      const parts = held.replica.parting(entry.lastEpoch, entry.offset) !== null
-      if (epoch > entry.leaderEpoch || entry.offset < startOffset || parts) {
+      const parts = partingOf(held.replica, entry)
+      if (epoch > entry.leaderEpoch || entry.offset < startOffset || (parts !== null && parts !== 'unsure')) {
         session.rules.ready(entry, true)
         wake(session)
         return
       }
+      // Judged when the leader's log is repaired, and it acts anew.
+      if (parts === 'unsure') return
       entry.agrees = true
     }
     if (!entry.agrees || epoch > entry.leaderEpoch) return
@@ -197,14 +209,16 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
     const { replica } = held
     if (entry.offset < replica.told().startOffset)
       return answer(held, entry, { error: 'offset_out_of_range' })
-    const parting = entry.agrees ? null : replica.parting(entry.lastEpoch, entry.offset)
+    const parting = entry.agrees ? null : partingOf(replica, entry)
+    if (parting === 'unsure') return null
     if (parting !== null) return answer(held, entry, { diverging: parting })
     const { version } = entry
     try {
-      const { batches, hubTimeMs, release } = await replica.readForFollower(entry.offset, maxBytes)
+      const given = await replica.readForFollower(entry.offset, maxBytes)
+      const { batches, hubTimeMs, lostBefore, release } = given
       if (release !== undefined) releases.push(release)
       if (batches.length === 0 || entry.version !== version || !leads(held, entry)) return null
-      return answer(held, entry, { batches, hubTimeMs })
+      return answer(held, entry, { batches, hubTimeMs, ...(lostBefore === undefined ? {} : { lostBefore }) })
     } catch (error) {
       unreadable(session, held, entry, error)
       return null
@@ -212,9 +226,7 @@ export function createLeaderShell(context: LeaderShellContext): LeaderShell {
   }
 
   function unreadable(session: Session, held: Held, entry: FetchEntry, error: unknown): void {
-    if (isTributaryError(error, 'corrupt_log')) context.damaged(held)
-    else
-      log.warn({ log: held.key, reason: messageOf(error) }, 'a follower can not be sent what it asks for yet')
+    log.warn({ log: held.key, reason: messageOf(error) }, 'a follower can not be sent what it asks for yet')
     const { version } = entry
     clock.setTimer(() => {
       if (!session.closed && entry.version === version) judge(session, entry)

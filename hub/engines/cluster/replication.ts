@@ -13,6 +13,7 @@ import type { FollowerStats } from './replication-follower.ts'
 import { createFollowerShell } from './replication-follower.ts'
 import { createIsrKeeper } from './replication-isr.ts'
 import { createLeaderShell } from './replication-leader.ts'
+import { answerStretch, createRepairer } from './replication-repair.ts'
 import type { Metadata, Peers, Replication } from './types.ts'
 
 /**
@@ -52,6 +53,9 @@ export interface ReplicationStats extends FollowerStats {
   refused: number
   shrinks: number
   expansions: number
+  /** Damaged stretches replaced by another replica's, and given up. */
+  repairedStretches: number
+  lostStretches: number
 }
 
 /** Takes over the roles that the metadata has for this node, now and whenever they change. */
@@ -65,7 +69,10 @@ export function startReplication(context: ReplicationContext): NodeReplication {
     log,
     incarnationOf: other => image().node(other)?.incarnation,
     candidate: isr.consider,
-    damaged: () => {},
+  })
+  const repairer = createRepairer({
+    ...context,
+    state: (topicId, partition) => image().partition(topicId, partition),
   })
   const followers = createFollowerShell({ ...context, incarnation: () => incarnation })
 
@@ -85,6 +92,7 @@ export function startReplication(context: ReplicationContext): NodeReplication {
       }
     },
     watermark: held => leaders.watermark(held),
+    damaged: held => repairer.found(held),
     gone: held => followers.gone(held),
   })
   peers.onLink((other, change) => {
@@ -164,7 +172,7 @@ export function startReplication(context: ReplicationContext): NodeReplication {
       const replica = partitions.peek(topicId, partition)
       if (replica === null)
         throw new TributaryError('not_available', `partition ${partition} has no place here`)
-      if (call.c === 'stretch') throw new TributaryError('not_available', 'stretches are not given yet')
+      if (call.c === 'stretch') return answerStretch(replica, call)
       if (replica.actingEpoch('leader') !== leaderEpoch) {
         throw notLeading(partitions.logName(topicId, partition), replica.role())
       }
@@ -173,9 +181,10 @@ export function startReplication(context: ReplicationContext): NodeReplication {
     },
     close: () => {
       isr.close()
+      repairer.close()
       followers.close()
     },
-    stats: () => ({ ...leaders.stats(), ...followers.stats(), ...isr.stats() }),
+    stats: () => ({ ...leaders.stats(), ...followers.stats(), ...isr.stats(), ...repairer.stats() }),
   }
 }
 

@@ -272,6 +272,7 @@ describe('opening', () => {
     expect(again.dir.recovery.damage).toMatchObject([{ log: 'a/0', fromOffset: 0, toOffset: 5 }])
     expect((await again.log.read(0, 100)).nextOffset).toBe(5)
     expect(await again.log.append(batch('on'))).toEqual({ baseOffset: 5, lastOffset: 5 })
+    await again.dir.recoveryHandled()
     await again.dir.close()
     const third = await world({}, disk)
     expect(third.dir.recovery.belowDurableEnd).toBe(false)

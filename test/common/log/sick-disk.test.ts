@@ -118,6 +118,28 @@ describe('what a full disk took back', () => {
   )
 })
 
+describe('a directory below its durable end', () => {
+  test('tells at every start that it came back below its durable end, until that was handled', async () => {
+    const disk = new FakeDisk({ rng: seededRng(1) })
+    const { dir, log } = await open(disk)
+    await log.append(batch('one'))
+    await dir.close()
+    const file = await disk.open(`${DIRECTORY}/logs/a/${'0'.repeat(20)}.log`, 'write')
+    await file.truncate(10)
+    // A crash before whoever opened it has written down what follows from it, then an orderly stop, as of a repair.
+    const second = await open(disk)
+    expect(second.dir.recovery.belowDurableEnd).toBe(true)
+    const third = await open(second.disk.crash())
+    expect(third.dir.recovery.belowDurableEnd).toBe(true)
+    await third.dir.close()
+    const fourth = await open(third.disk)
+    expect(fourth.dir.recovery.belowDurableEnd).toBe(true)
+    await fourth.dir.recoveryHandled()
+    const fifth = await open(fourth.disk.crash())
+    expect(fifth.dir.recovery.belowDurableEnd).toBe(false)
+  })
+})
+
 describe('a log', () => {
   test('all of which was truncated away is not below its durable end after a crash', async () => {
     const disk = new FakeDisk({ rng: seededRng(1) })

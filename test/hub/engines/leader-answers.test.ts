@@ -1,7 +1,15 @@
 import { expect, it } from 'vitest'
+import { stampBatch } from '../../../common/batch.ts'
 import { readHere, settledTip } from '../../../hub/engines/cluster/logs.ts'
 import { plainOf, runOf, testRun } from '../replica/batches.ts'
 import { openOn } from '../replica/harness.ts'
+
+/** Batches as a leader stamped them. */
+function replicated(leaderEpoch: number, offset: number, values: readonly string[]): Uint8Array {
+  const batch = plainOf(values)
+  stampBatch(batch, 0, offset, leaderEpoch)
+  return batch
+}
 
 const id = { edge: 'e1', lane: 0 }
 const [P, Q] = [testRun(1), testRun(2)]
@@ -29,6 +37,24 @@ it('a read that ends when its leader leads no more tells nothing, rather than th
   const late = readHere(partition, 3, request)
   partition.assign({ kind: 'follower', leader: 2, leaderEpoch: 4, adding: false })
   await expect(late).rejects.toMatchObject({ code: 'not_available' })
+})
+
+it('a new leader serves what it knows to be committed, and says that there may be more', async () => {
+  const { partition } = await openOn({ leaderEpoch: 3 })
+  await partition.append(plainOf(['a', 'b']), 'all')
+  partition.assign({ kind: 'follower', leader: 2, leaderEpoch: 4, adding: false })
+  await partition.following.append(4, replicated(4, 2, ['c']), { hubTimeMs: 1 })
+  const seats = { replicas: [1, 2, 3], isr: [1, 3], leaderEpoch: 5, partitionEpoch: 9 }
+  partition.assign({ kind: 'leader', self: 1, seats, required: 2 })
+  const reading = (offset: number, lastEpoch = -1) =>
+    readHere(partition, 5, { offset, maxBytes: 1_000, lastEpoch })
+  expect(await reading(0)).toMatchObject({ nextOffset: 2, bounds: { highWatermark: 2 }, isSettled: false })
+  // What is wrong with these is not for it to say yet: its own records may be those that are behind.
+  await expect(reading(3)).rejects.toMatchObject({ code: 'not_available' })
+  await expect(reading(9, 4)).rejects.toMatchObject({ code: 'not_available' })
+  partition.inSync()?.reported(3, 1, 3)
+  expect(await reading(0)).toMatchObject({ nextOffset: 3, bounds: { highWatermark: 3 }, isSettled: true })
+  await expect(reading(9, 4)).rejects.toMatchObject({ code: 'offset_out_of_range' })
 })
 
 it('a leader that has not heard of the next one does not call lost what its reader has of that', async () => {

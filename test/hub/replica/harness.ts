@@ -77,7 +77,7 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
     onGap: (gap, offset) => void gaps.push({ gap, offset }),
     onDamage: found => void damage.push(found),
     counters,
-    events: { acting: () => {}, failed: () => {}, durable: () => {}, watermark: () => {} },
+    events: { acting: () => {}, failed: () => {}, damaged: () => {}, durable: () => {}, watermark: () => {} },
   })
   partition.assign(loneLeader(options.leaderEpoch ?? 0))
   await partition.open()

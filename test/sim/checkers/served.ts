@@ -92,11 +92,14 @@ export class ServedChecker {
     if (subscription === undefined) throw new Error(`${node} serves a subscription that ${client} never made`)
     const { topicId, partition, floor } = subscription
     const { highWatermark, leaderEpoch, batches } = frame
-    const mark = { highWatermark, leaderEpoch }
-    this.#hear(client, node, `${topicId}/${partition}`, mark, floor)
-    if (leaderEpoch >= floor.leaderEpoch) subscription.floor = mark
+    // A new leader that does not know yet how far all is committed tells none.
+    if (highWatermark !== undefined) {
+      const mark = { highWatermark, leaderEpoch }
+      this.#hear(client, node, `${topicId}/${partition}`, mark, floor)
+      if (leaderEpoch >= floor.leaderEpoch) subscription.floor = mark
+    }
     for (const { header } of eachBatch(batches)) {
-      if (header.lastOffset >= highWatermark) {
+      if (highWatermark !== undefined && header.lastOffset >= highWatermark) {
         const place = `${topicId}/${partition} up to offset ${header.lastOffset}`
         throw new Error(`${node} served ${place}, beyond its high watermark ${highWatermark}`)
       }

@@ -123,19 +123,18 @@ interface Job {
 export async function openQuorumStorage(context: StorageContext): Promise<QuorumStorage> {
   const { dataDir, disk, clock, rng, nodeId, onDamage } = context
   const path = `${dataDir.path}/${SNAPSHOT_FILE}`
-  const log = await dataDir.openLog(METADATA_LOG, LOG_OPTIONS)
+  // All nodes wait for it: it must not wait for what is appended to partitions.
+  const log = await dataDir.openLog(METADATA_LOG, LOG_OPTIONS, 'first')
   tellKnownDamage(log, onDamage)
-  const state = await dataDir.openState(STATE_LOG, MAX_STATE_BYTES)
+  const state = await dataDir.openState(STATE_LOG, MAX_STATE_BYTES, 'first')
   const writes = createWriter({ log, state, disk, clock, path })
 
-  // Recovery says so once, and what follows from it may be cut short.
+  // What follows from it may be cut short.
   if (dataDir.recovery.belowDurableEnd) await state.put([{ key: LOST_DATA, value: utf8('1') }])
   let rolledBack = state.get(LOST_DATA) !== undefined
   // Of records alone: votes and metadata are synced under `flush: async` too.
-  if (dataDir.recovery.uncleanAsync) {
-    await state.put([{ key: UNCLEAN_ASYNC, value: utf8('1') }])
-    await dataDir.recoveryHandled()
-  }
+  if (dataDir.recovery.uncleanAsync) await state.put([{ key: UNCLEAN_ASYNC, value: utf8('1') }])
+  await dataDir.recoveryHandled()
   const losses = (): string[] => [LOST_DATA, UNCLEAN_ASYNC].filter(key => state.get(key) !== undefined)
 
   const textOf = (key: string): string | null => {

@@ -54,6 +54,7 @@ describe('what the hub says of itself', () => {
       throttledRejections: 0,
       checkpoints: 1,
       segmentWaits: 0,
+      commitStuckMs: 0,
       backgroundFailures: 0,
       indexBytes: 0,
       indexesEvicted: 0,

@@ -340,7 +340,7 @@ describe('backpressure', () => {
     const bounds = { startOffset: 0, endOffset: 9, highWatermark: 9, leaderEpoch: 1, sizeBytes: 9 }
     b.answer = async call =>
       call.c === 'read'
-        ? { c: 'read', batches: new Uint8Array(MIB), nextOffset: 1, lastEpoch: 1, bounds }
+        ? { c: 'read', batches: new Uint8Array(MIB), nextOffset: 1, lastEpoch: 1, bounds, isSettled: true }
         : { c: 'presence', edges: [], more: false }
     const [link] = net.open(1, 2)
     link?.hold('left')

@@ -117,6 +117,16 @@ export class Cluster {
     return must(this.image.topicById(topicId), 'a topic that was made is not there')
   }
 
+  /** Makes a node lead, with these in sync: as the controller might, but when the test wants it. */
+  lead(topic: Topic, nodeId: number, isr: readonly number[]): void {
+    const state = this.state(topic)
+    const leaderIncarnation = this.image.node(nodeId)?.incarnation ?? 0
+    const { leaderEpoch, partitionEpoch } = state
+    const next = { leader: nodeId, isr, leaderIncarnation }
+    const raised = { leaderEpoch: leaderEpoch + 1, partitionEpoch: partitionEpoch + 1, unclean: false }
+    this.commit([{ type: 'partition_changed', ...state, ...next, ...raised }])
+  }
+
   state(topic: Topic, partition = 0): PartitionState {
     return must(this.image.partition(topic.topicId, partition), 'a partition without a place')
   }
