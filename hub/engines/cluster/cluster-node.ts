@@ -7,6 +7,7 @@ import type { DataDir } from '../../../common/log/types.ts'
 import { VERSION } from '../../../common/version.ts'
 import type { PeerAnswer, PeerCall } from '../../../common/wire-peer.ts'
 import type { ControllerSettings } from '../../controller/controller.ts'
+import { watchDisk } from './disk-watch.ts'
 import type { Duties } from './duties.ts'
 import { createDuties } from './duties.ts'
 import { freshTopicId } from './fleet.ts'
@@ -169,6 +170,8 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
 
   function over(member: LoadedMember): ClusterNode {
     const clusterId = storage.clusterId() ?? freshTopicId(env)
+    const disk = watchDisk({ clock, log, dataDir: context.dataDir, isAlone: () => made.isAlone() })
+    const { isAside } = disk
     const made = createQuorumMetadata(
       {
         clock,
@@ -178,6 +181,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
         storage,
         snapshots: SNAPSHOT_LIMITS,
         judge: createJudge(env, settings, nodeId),
+        isAside,
         peers,
         otherNodes: peers.nodes,
       },
@@ -193,12 +197,23 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
       heartbeatMs: cluster.heartbeatMs,
       sessionTimeoutMs: cluster.sessionTimeoutMs,
       nodeId,
+      isAside,
       failed,
       waiting,
     })
     const times = { heartbeatMs: cluster.heartbeatMs, sessionTimeoutMs: cluster.sessionTimeoutMs }
     const { livingAs } = lifecycle
-    const tasks = createDuties({ env, log, nodeId, livingAs, clusterId, settings, times, metadata: made })
+    const tasks = createDuties({
+      env,
+      log,
+      nodeId,
+      livingAs,
+      isAside,
+      clusterId,
+      settings,
+      times,
+      metadata: made,
+    })
     duties = tasks
     followAddresses(made, peers, configured, nodeId)
     made.onFailed(failed)
@@ -242,6 +257,7 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
         tasks.kick()
       },
       close: async () => {
+        disk.stop()
         lifecycle.stop()
         await tasks.stop()
         await made.close()

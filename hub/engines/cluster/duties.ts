@@ -50,6 +50,8 @@ export interface DutiesContext {
   nodeId: number
   /** The incarnation of this process, null while it does not live as a node. */
   livingAs(): number | null
+  /** It can't commit anything, and judges nobody; see disk-watch.ts. */
+  isAside(): boolean
   clusterId: string
   settings: ControllerSettings
   times: LivenessSettings
@@ -119,6 +121,7 @@ export function createDuties(context: DutiesContext): Duties {
   }
 
   async function round(): Promise<void> {
+    if (context.isAside()) return
     await found()
     await judge()
     for (let plans = 0; plans < MAX_TIDY_A_ROUND; plans++) {

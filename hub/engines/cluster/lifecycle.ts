@@ -30,6 +30,8 @@ export interface LifecycleContext {
   heartbeatMs: number
   sessionTimeoutMs: number
   nodeId: number
+  /** Its disk hangs: others must not take it for alive, see disk-watch.ts. */
+  isAside(): boolean
   /** The node can't go on as this one. */
   failed(error: TributaryError): void
   /** Told why it is not registered yet. */
@@ -113,7 +115,8 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
 
   function tell(): void {
     const to = metadata.controllerId()
-    if (!living || leaving || to === null || to === nodeId || incarnation === null) return
+    if (!living || leaving || context.isAside()) return
+    if (to === null || to === nodeId || incarnation === null) return
     const appliedIndex = metadata.appliedIndex()
     peers.send(to, { t: 'node-heartbeat', nodeId, incarnation, appliedIndex })
   }
@@ -189,10 +192,11 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
       beat()
     },
     incarnation: () => incarnation,
-    livingAs: () => (living && !leaving ? incarnation : null),
+    livingAs: () => (living && !leaving && !context.isAside() ? incarnation : null),
     notReadyReason: () => {
       if (leaving) return 'the node is leaving its cluster'
       if (incarnation === null) return 'the node is not registered in its cluster yet'
+      if (context.isAside()) return 'the disk does not answer'
       if (!isLive()) return 'the cluster does not take this node for alive yet'
       return lostForSessions() < CONTROLLER_LOST_SESSIONS ? null : 'no controller is known'
     },

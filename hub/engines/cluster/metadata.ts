@@ -54,6 +54,8 @@ export interface MetadataContext {
   storage: QuorumStorage
   snapshots: SnapshotLimits
   judge: Judge
+  /** The node is heard no more, see disk-watch.ts. */
+  isAside(): boolean
   peers: Pick<Peers, 'send'> & ControllerPeers
   /** Other nodes that may know the controller, by what is configured and what the metadata says. */
   otherNodes(): readonly number[]
@@ -121,6 +123,8 @@ export interface MetadataStats {
   learners: number
   snapshotFailures: number
   logBytes: number
+  /** This node's disk hangs, and it stands aside. */
+  isAside: boolean
 }
 
 /** The metadata over what was loaded. It follows until `start`, or an election, makes it lead. */
@@ -167,6 +171,7 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
       storage,
       options: RAFT_OPTIONS,
       tickMs: context.electionTimeoutMs / ELECTION_TICKS,
+      isAside: context.isAside,
       host: {
         send: message => {
           if (message.t === 'snapshot') sendSnapshot(message)
@@ -334,6 +339,7 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
       elections: member.elections(),
       snapshotFailures: keeper.failures(),
       logBytes: storage.logBytes(),
+      isAside: context.isAside(),
     }),
     close: async () => {
       closed = true

@@ -82,6 +82,9 @@ export function engineReadings(stats: () => EngineStats): Reading[] {
     gauge('metadata_applied_index', 'Last entry of the metadata applied here.', now =>
       Math.max(0, now.metadata.appliedIndex),
     ),
+    gauge('node_aside', '1 while the node stands aside because its disk does not answer.', now =>
+      now.metadata.isAside ? 1 : 0,
+    ),
     gauge('metadata_voters', 'Members of the quorum that vote.', now => now.metadata.voters),
     gauge(
       'metadata_learners',

@@ -54,6 +54,8 @@ export interface MemberContext {
   storage: QuorumStorage
   options: Omit<RaftOptions, 'self'>
   tickMs: number
+  /** It says nothing, and no time passes for it: others do without it. */
+  isAside(): boolean
   host: MemberHost
 }
 
@@ -129,6 +131,8 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
   }
 
   function release(send: readonly Outgoing[]): void {
+    // As if lost on the way.
+    if (context.isAside()) return
     for (const outgoing of send) {
       if (outgoing.after <= durableTicket) host.send(outgoing.message)
       else held.push(outgoing)
@@ -223,7 +227,7 @@ export function createMember(context: MemberContext, loaded: Loading): Member {
 
   function tick(): void {
     timer = null
-    feed({ t: 'tick' })
+    if (!context.isAside()) feed({ t: 'tick' })
     schedule()
   }
 

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { ClusterNode } from '../../../../hub/engines/cluster/cluster-node.ts'
+import { DISK_STUCK_MS } from '../../../../hub/engines/cluster/disk-watch.ts'
 import { seededRng } from '../../../fake-clock.ts'
 import { FakeDisk } from '../../../fake-disk.ts'
 import { codeOf } from '../../replica/harness.ts'
@@ -202,5 +203,90 @@ describe('a node', () => {
     const { started } = stage.start(3, ALL)
     await stage.run(started)
     expect(stage.clock.monotonicMs() - startMs).toBeLessThan(3_000)
+  })
+})
+
+describe('a disk that hangs without failing', () => {
+  const electionsOf = (id: number): number => stage.node(id).metadata.stats().elections
+
+  /** Something is to be committed, whatever becomes of it. */
+  function write(id: number): void {
+    stage
+      .node(id)
+      .metadata.submit('reserve-producer-ids', {})
+      .catch(() => {})
+  }
+
+  it('of the controller lets another one lead; it comes back when the disk answers', async () => {
+    await found()
+    const controller = stage.controller()
+    const others = ALL.filter(id => id !== controller)
+    const [other = 0] = others
+    const release = stage.process(controller).disk.holdSyncs()
+    write(controller)
+    const tookMs = await stage.until(() => others.includes(stage.controller()), 'another one leads')
+    expect(tookMs).toBeGreaterThan(DISK_STUCK_MS)
+    expect(tookMs).toBeLessThan(DISK_STUCK_MS + 4_000)
+    await stage.until(() => `${stage.live(other)}` === `${others}`, 'it is not taken for alive')
+    expect(stage.node(controller).lifecycle.notReadyReason()).toContain('disk')
+    await stage.run(stage.node(other).metadata.submit('reserve-producer-ids', {}))
+    await stage.pass(5_000)
+    expect(`${stage.live(other)}`).toBe(`${others}`)
+    release()
+    await stage.until(isWhole, 'all live and vote')
+    expect(stage.node(controller).lifecycle.notReadyReason()).toBeNull()
+    expect(stage.process(controller).failure).toBeNull()
+    await stage.run(stage.node(controller).metadata.submit('reserve-producer-ids', {}))
+  })
+
+  it('of another node costs that one its place, and nobody an election', async () => {
+    await found()
+    const [controller, last] = [stage.controller(), 3]
+    expect(controller).not.toBe(last)
+    const before = ALL.map(electionsOf)
+    const release = stage.process(last).disk.holdSyncs()
+    write(controller)
+    await stage.until(() => `${stage.live(controller)}` === '1,2', 'it is not taken for alive')
+    release()
+    await stage.until(isWhole, 'all live and vote')
+    expect(ALL.map(electionsOf)).toEqual(before)
+  })
+
+  it('for less than the limit, again and again, changes nothing', async () => {
+    await found()
+    const before = ALL.map(electionsOf)
+    for (let round = 0; round < 4; round++) {
+      const releases = ALL.map(id => stage.process(id).disk.holdSyncs())
+      write(1)
+      await stage.pass(8_000)
+      for (const release of releases) release()
+      await stage.pass(20)
+    }
+    expect(isWhole()).toBe(true)
+    expect(ALL.map(electionsOf)).toEqual(before)
+  })
+
+  it('of a node alone is waited for: nobody else could lead', async () => {
+    stage.start(1, [])
+    await stage.until(() => isWhole([1]), 'it lives')
+    const release = stage.process(1).disk.holdSyncs()
+    write(1)
+    await stage.pass(DISK_STUCK_MS + 5_000)
+    expect(stage.process(1).dataDir?.stuckMs()).toBeGreaterThan(DISK_STUCK_MS)
+    expect(stage.node(1).lifecycle.notReadyReason()).toBeNull()
+    release()
+    await stage.run(stage.node(1).metadata.submit('reserve-producer-ids', {}))
+    expect(isWhole([1])).toBe(true)
+  })
+
+  it('is not seen in one whose process was stopped for a while', async () => {
+    await found()
+    const release = stage.process(1).disk.holdSyncs()
+    write(1)
+    await stage.pass(1_000)
+    stage.clock.advance(DISK_STUCK_MS + 5_000)
+    release()
+    await stage.pass(500)
+    expect(ALL.map(id => stage.node(id).metadata.stats().isAside)).toEqual([false, false, false])
   })
 })

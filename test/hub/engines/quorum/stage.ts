@@ -163,6 +163,7 @@ export class QuorumStage {
         storage,
         snapshots: this.snapshots,
         judge: createJudge(env, settingsOf(defaultHubConfig({ data: '/hub' })), id),
+        isAside: () => false,
         peers: {
           send: (to, frame) => up.alive && this.#send(id, to, frame),
           call: (to, call) => this.#call(id, to, call),
