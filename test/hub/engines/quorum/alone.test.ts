@@ -198,7 +198,7 @@ describe('a sole voter', () => {
         metadata.submit('connect-edge', { edgeId: `e${at}`, session: round, address: 'a', software }),
       )
       await stage.run(Promise.all(connects))
-      disk.setCapacity(disk.usedBytes() + 400_000)
+      disk.setCapacity(disk.usedBytes() + 600_000)
     }
     disk.setCapacity(NEVER)
     await stage.run(connect(metadata, 'last'))
