@@ -69,6 +69,10 @@ export async function applyChange(store: Store, lane: Lane, change: LedgerChange
         store.laneChanged(lane)
         return true
       } catch (error) {
+        const damaged = damageEnd(lane, change.from, error)
+        // What can't be read can't be a dead letter either: without this the lane would wait for it for ever.
+        if (damaged !== null)
+          return loseDamaged(store, lane, change.from, Math.min(damaged, change.to), error)
         store.alarms.raise(
           'dead-letter',
           `records of ${lane.key} wait to be dead letters: ${messageOf(error)}`,
@@ -77,6 +81,19 @@ export async function applyChange(store: Store, lane: Lane, change: LedgerChange
         return false
       }
   }
+}
+
+/** Where the damage ends that a read from `from` met, in the lane's offsets; null where it met none. */
+export function damageEnd(lane: Lane, from: number, error: unknown): number | null {
+  if (!isTributaryError(error, 'corrupt_log')) return null
+  const { toOffset } = error.details
+  const to = typeof toOffset === 'number' ? lane.partBase(from) + toOffset : from
+  return to > from ? to : null
+}
+
+function loseDamaged(store: Store, lane: Lane, from: number, to: number, error: unknown): Promise<boolean> {
+  store.alarms.raise('damage', `the local log of ${lane.key} cannot be read: ${messageOf(error)}`, lane.key)
+  return applyChange(store, lane, { kind: 'lose', from, to, reason: 'damage' })
 }
 
 /** Puts entries, waiting out a full disk: what is changed in memory must not be acted on before it is stored. */

@@ -4,7 +4,6 @@ import { utf8, utf8Text } from '../common/bytes.ts'
 import type { Channel, ChannelClosed } from '../common/channel.ts'
 import type { EdgeConfig } from '../common/config-edge.ts'
 import type { Timer } from '../common/env.ts'
-import type { TributaryError } from '../common/errors.ts'
 import { isTributaryError, messageOf } from '../common/errors.ts'
 import type { HubList } from '../common/hub-list.ts'
 import { createHubList } from '../common/hub-list.ts'
@@ -12,7 +11,7 @@ import { MAX_FRAME_BYTES, SECOND_MS } from '../common/limits.ts'
 import { dialChannel } from '../common/session.ts'
 import type { ReportFrame } from '../common/wire.ts'
 import { CLOSE, UPLINK_PATH } from '../common/wire.ts'
-import { adopt, applyChange, storedSession } from './changes.ts'
+import { adopt, applyChange, damageEnd, storedSession } from './changes.ts'
 import { cutChunk, sealChunk } from './chunk.ts'
 import type { ForwarderState } from './forward-state.ts'
 import type { Input, Output } from './forward-types.ts'
@@ -383,22 +382,14 @@ class UplinkShell implements Uplink {
     if (error.code !== 'offset_out_of_range') {
       this.#store.alarms.raise('damage', `the local log of ${lane} cannot be read: ${error.message}`, lane)
     }
-    const damaged = error.code === 'corrupt_log' ? damageEnd(error) : null
-    const part = damaged === null ? null : this.#lane(lane).partBase(from)
-    const to = damaged === null || part === null ? null : Math.min(part + damaged, limit)
-    this.#unreadable(ticket, to === null || to <= from ? null : { from, to })
+    const damaged = damageEnd(this.#lane(lane), from, error)
+    this.#unreadable(ticket, damaged === null ? null : { from, to: Math.min(damaged, limit) })
   }
 
   #unreadable(ticket: number, damage: { from: number; to: number } | null): void {
     this.#wanted.delete(ticket)
     this.#input({ t: 'unreadable', ticket, damage })
   }
-}
-
-/** Where a damaged stretch ends, in the log's own offsets. */
-function damageEnd(error: TributaryError): number | null {
-  const to: unknown = error.details.toOffset
-  return typeof to === 'number' ? to : null
 }
 
 /** What an earlier connection told; nothing where it makes no sense. */

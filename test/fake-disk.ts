@@ -59,6 +59,8 @@ export interface FakeDiskOptions {
   rng: Rng
   capacityBytes?: number
   tearing?: Tearing
+  /** Whoever uses it lets time pass: calls settle at once. */
+  isTimed?: boolean
 }
 
 /** On a disk of no more than this room is scarce from the start: what finds none is refused at once, not after some more was acked. */
@@ -82,6 +84,7 @@ export class FakeDisk implements Disk {
   readonly #rng: Rng
   readonly #world: World
   readonly #tearing: Tearing
+  readonly #isTimed: boolean
   #dead = false
   #capacityBytes: number
   #failSyncs = 0
@@ -98,6 +101,7 @@ export class FakeDisk implements Disk {
     this.#rng = options.rng
     this.#capacityBytes = options.capacityBytes ?? Number.POSITIVE_INFINITY
     this.#tearing = options.tearing ?? 'sector'
+    this.#isTimed = options.isTimed ?? false
     this.#world = world ?? { folders: new Map(), locks: new Set() }
   }
 
@@ -188,12 +192,13 @@ export class FakeDisk implements Disk {
       }
       folders.set(path, { cached: entries, durable: new Map(entries), pending: [] })
     }
-    const options = { rng: this.#rng, tearing: this.#tearing }
+    const options = { rng: this.#rng, tearing: this.#tearing, isTimed: this.#isTimed }
     return new FakeDisk(options, { folders, locks: new Set() })
   }
 
   #successor(world: World): FakeDisk {
-    return new FakeDisk({ rng: this.#rng, capacityBytes: this.#capacityBytes, tearing: this.#tearing }, world)
+    const options = { rng: this.#rng, tearing: this.#tearing, isTimed: this.#isTimed }
+    return new FakeDisk({ ...options, capacityBytes: this.#capacityBytes }, world)
   }
 
   #afterCrash(inode: Inode): Inode {
@@ -203,7 +208,7 @@ export class FakeDisk implements Disk {
     for (const change of inode.pending) {
       if (style === 0) continue
       if (style === 1) durable.apply(change)
-      else for (const part of this.#survivors(change)) durable.apply(part)
+      else for (const page of pagesOf(change)) for (const part of this.#survivors(page)) durable.apply(part)
     }
     return { cached: copyContent(durable), durable, pending: [] }
   }
@@ -227,7 +232,7 @@ export class FakeDisk implements Disk {
 
   // Calls settle on a later turn of the microtask queue, a random few, so that their order varies with the seed.
   async #pass(): Promise<void> {
-    for (let hops = this.#rng.below(4); hops >= 0; hops--) await undefined
+    if (!this.#isTimed) for (let hops = this.#rng.below(4); hops >= 0; hops--) await undefined
     if (this.#dead) throw systemError('EIO', 'the machine is down')
   }
 
@@ -307,21 +312,17 @@ export class FakeDisk implements Disk {
         throw systemError('ENOSPC', 'no space left on device')
       }
       room -= grows
-      // Page by page: the kernel writes pages back in any order.
-      for (let from = 0; from < buffer.length; ) {
-        const to = Math.min(buffer.length, (Math.floor((at + from) / BLOCK_BYTES) + 1) * BLOCK_BYTES - at)
-        change({ kind: 'write', position: at + from, bytes: copyOf(buffer, from, to) })
-        from = to
-      }
+      if (buffer.length > 0) change({ kind: 'write', position: at, bytes: copyOf(buffer, 0, buffer.length) })
       at += buffer.length
     }
   }
 
   async #datasync(inode: Inode): Promise<void> {
-    const covered = new Set(inode.pending)
+    const covered = this.#isTimed ? null : new Set(inode.pending)
     await this.#pass()
     // Some syncs take long, so that much else happens meanwhile.
-    if (this.#rng.below(16) === 0) for (let hops = this.#rng.below(600); hops > 0; hops--) await undefined
+    if (!this.#isTimed && this.#rng.below(16) === 0)
+      for (let hops = this.#rng.below(600); hops > 0; hops--) await undefined
     // What ended meanwhile hears of no success: the disk that survived it lacks these changes.
     if (this.#dead) throw systemError('EIO', 'the machine is down')
     if (this.#gate !== undefined) {
@@ -330,12 +331,12 @@ export class FakeDisk implements Disk {
       this.heldSyncs--
       await this.#pass()
     }
-    const changes = inode.pending.filter(change => covered.has(change))
-    inode.pending = inode.pending.filter(change => !covered.has(change))
+    const changes = covered === null ? inode.pending : inode.pending.filter(change => covered.has(change))
+    inode.pending = covered === null ? [] : inode.pending.filter(change => !covered.has(change))
     if (this.#failSyncs > 0) {
       this.#failSyncs--
       // As Linux does: the pages are marked clean, some of them written, and a later sync knows nothing of it.
-      for (const change of changes) if (this.#rng.float() < 0.5) inode.durable.apply(change)
+      for (const change of changes.flatMap(pagesOf)) if (this.#rng.float() < 0.5) inode.durable.apply(change)
       throw systemError('EIO', 'fdatasync failed')
     }
     for (const change of changes) inode.durable.apply(change)
@@ -425,6 +426,22 @@ export class FakeDisk implements Disk {
       this.#world.locks.delete(path)
     }
   }
+}
+
+/** Page by page: the kernel writes pages back in any order. */
+function pagesOf(change: Change): Change[] {
+  if (change.kind === 'truncate') return [change]
+  const { position, bytes } = change
+  const pages: Change[] = []
+  for (let from = 0; from < bytes.length; ) {
+    const to = Math.min(
+      bytes.length,
+      (Math.floor((position + from) / BLOCK_BYTES) + 1) * BLOCK_BYTES - position,
+    )
+    pages.push({ kind: 'write', position: position + from, bytes: bytes.subarray(from, to) })
+    from = to
+  }
+  return pages
 }
 
 function applyEntry(entries: Map<string, Inode>, change: Entry): void {

@@ -12,6 +12,7 @@ import { openDataDir } from '../../common/log/data-dir.ts'
 import type { StateEntry } from '../../common/log/types.ts'
 import { createAlarms } from '../../edge/alarms.ts'
 import { adopt, applyChange, storedSession } from '../../edge/changes.ts'
+import { skipGaps } from '../../edge/gaps.ts'
 import type { Lane } from '../../edge/lane.ts'
 import { Store } from '../../edge/store.ts'
 import { FakeDisk } from '../fake-disk.ts'
@@ -223,6 +224,29 @@ describe('crashes', () => {
     const ids = (await readLane(lane)).map(({ id }) => Number(id))
     expect(ids.length).toBe(299)
     expect(ids).not.toContain(from)
+  })
+
+  test('damage among what becomes dead letters is a gap of its own, and the rest are dead letters', async () => {
+    const disk = newDisk()
+    const settings = { storage: { journalBytes: 64 * KIB, segmentBytes: 64 * KIB } }
+    const first = await open(disk, settings)
+    for (let index = 0; index < 20; index++) await first.append(String(index), { bytes: 1_000 })
+    await first.close()
+    const folder = '/edge/logs/topics/telemetry/1/0'
+    const [segment] = (await disk.list(folder)).filter(name => name.endsWith('.log'))
+    disk.flipBit(`${folder}/${segment}`, 5_000, 3)
+    const { store } = await open(disk, settings)
+    const lane = laneOf(store)
+    const { ledger } = lane
+    for (let from = 0; from < 20; from = skipGaps(ledger.gaps, from)) {
+      expect(await applyChange(store, lane, { kind: 'bury', from, to: 20, why: 'topic_deleted' })).toBe(true)
+    }
+    expect(ledger.gaps.map(({ reason }) => reason)).toEqual(['refused', 'damage', 'refused'])
+    const { from = 0, to = 0 } = ledger.gaps[1] ?? {}
+    const dead = await readLane(laneOf(store, '_dead/0'))
+    expect(dead.map(({ id }) => Number(id))).toEqual(
+      Array.from({ length: 20 }, (_, id) => id).filter(id => id < from || id >= to),
+    )
   })
 })
 

@@ -105,7 +105,7 @@ export class ClientHost {
   }
 
   /** Sends `count` records in one call, to one partition or where the SDK likes. */
-  produce(topic: string, count: number, bytes: number, partition: number | null, acks: 1 | 'all'): void {
+  produce(topic: string, count: number, bytes: number, partition: number | null, acks: 0 | 1 | 'all'): void {
     const process = this.#process
     const client = this.#client
     if (process === null || client === null) return
@@ -119,7 +119,7 @@ export class ClientHost {
         producer = client.producer(topic, { acks, lingerMs: 2, deliveryTimeoutMs: DELIVERY_TIMEOUT_MS })
         this.#producers.set(key, producer)
       }
-      const records = Array.from({ length: count }, () => book.send(writer, topic, acks === 'all'))
+      const records = Array.from({ length: count }, () => book.send(writer, topic, acks, this.#world.nowMs()))
       const inputs = records.map(({ id }) => ({
         value: id.padEnd(bytes),
         ...(partition === null ? {} : { partition }),
@@ -137,6 +137,7 @@ export class ClientHost {
             record.offset = places[index]?.offset ?? -1
           }
           this.#world.count('client acks', records.length)
+          if (acks !== 'all') this.#world.count(`client acks=${acks}`, records.length)
         },
         (error: unknown) => {
           ended()
@@ -147,7 +148,7 @@ export class ClientHost {
     })
   }
 
-  #failed(key: string, acks: 1 | 'all', error: unknown): void {
+  #failed(key: string, acks: 0 | 1 | 'all', error: unknown): void {
     const code = isTributaryError(error) ? error.code : 'unknown'
     this.#world.count(`client produce ${code}`)
     this.#world.say(() => `${this.host} could not produce: ${code}: ${messageOf(error)}`)
@@ -161,7 +162,7 @@ export class ClientHost {
       'record_too_large',
     ]
     // What the leader alone had acked may be lost with it, and then what follows does not follow.
-    if (acks === 1 && code === 'out_of_order_sequence') return
+    if (acks !== 'all' && code === 'out_of_order_sequence') return
     if (!isExpected.includes(code)) this.#world.fail(error)
   }
 

@@ -46,8 +46,8 @@ export function processDisk(process: SimProcess, disk: FakeDisk, slowness: () =>
     return result.value
   }
 
-  const fileOf = (file: DiskFile, write: Call): DiskFile => ({
-    writev: (buffers, position) => slow(write, () => file.writev(buffers, position)),
+  const fileOf = (file: DiskFile): DiskFile => ({
+    writev: (buffers, position) => slow('write', () => file.writev(buffers, position)),
     read: (target, at, length, position) => slow('read', () => file.read(target, at, length, position)),
     datasync: () => slow('sync', () => file.datasync()),
     truncate: sizeBytes => slow('meta', () => file.truncate(sizeBytes)),
@@ -70,7 +70,21 @@ export function processDisk(process: SimProcess, disk: FakeDisk, slowness: () =>
   }
 
   async function open(path: string, mode: OpenMode): Promise<DiskFile> {
-    return fileOf(await slow('meta', () => disk.open(path, mode)), mode === 'durable' ? 'sync' : 'write')
+    if (mode !== 'durable') return fileOf(await slow('meta', () => disk.open(path, mode)))
+    const file = await slow('meta', async () => {
+      await disk.open(path, 'durable')
+      return disk.open(path, 'update')
+    })
+    return {
+      ...fileOf(file),
+      // A crash in the middle finds any part of it.
+      writev: async (buffers, position) => {
+        if (!process.isAlive) return new Promise<never>(() => {})
+        await file.writev(buffers, position)
+        await pass('sync')
+        await file.datasync()
+      },
+    }
   }
 
   /** In its steps, so that a crash may come between any two. */

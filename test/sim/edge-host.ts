@@ -2,8 +2,6 @@ import { must } from '../../common/assert.ts'
 import { encodeHeaders } from '../../common/batch-builder.ts'
 import { utf8 } from '../../common/bytes.ts'
 import type { EdgeConfig } from '../../common/config-edge.ts'
-import type { Codec } from '../../common/env.ts'
-import { isTributaryError, messageOf } from '../../common/errors.ts'
 import { KIB } from '../../common/limits.ts'
 import { openDataDir } from '../../common/log/data-dir.ts'
 import type { DataDir } from '../../common/log/types.ts'
@@ -13,17 +11,17 @@ import { hubReport } from '../../edge/report.ts'
 import { Store } from '../../edge/store.ts'
 import type { Uplink } from '../../edge/uplink.ts'
 import { startUplink } from '../../edge/uplink.ts'
-import { FakeDisk } from '../fake-disk.ts'
+import type { FakeDisk } from '../fake-disk.ts'
 import type { Book, Life } from '../spine/book.ts'
-import { HostClock } from './host-clock.ts'
+import type { MachineOptions } from './machine.ts'
+import { MachineHost } from './machine.ts'
 import type { Network } from './network.ts'
-import { SimProcess } from './process.ts'
+import type { SimProcess } from './process.ts'
 import type { World } from './world.ts'
 
 /** The machine of an edge, joined below MQTT: records are offered to its store. */
 
 const HEADERS = encodeHeaders([{ key: 'from', value: utf8('sim') }])
-const RESTART_MS = { least: 100, more: 900 }
 const RESERVE_BYTES = 32 * KIB
 
 export interface RunningEdge {
@@ -43,80 +41,34 @@ export interface EdgeCopy {
   ends: ReadonlyMap<string, number>
 }
 
-export interface EdgeHostOptions {
-  edgeId: string
+export interface EdgeHostOptions extends MachineOptions {
   /** Several machines may have an edge of one name. */
-  host: string
-  id: number
-  disk: FakeDisk
+  edgeId: string
   config: EdgeConfig
-  codec: Codec
   book: Book
 }
 
-export class EdgeHost {
+export class EdgeHost extends MachineHost<RunningEdge> {
   readonly edgeId: string
-  readonly host: string
-  readonly clock: HostClock
   /** Takes effect with the next process. */
   config: EdgeConfig
-  disk: FakeDisk
-  slowness = 1
-  running: RunningEdge | null = null
-  isWanted = false
   /** Of the last process. */
   life: Life | null = null
-  readonly #world: World
-  readonly #network: Network
-  readonly #options: EdgeHostOptions
-  #process: SimProcess | null = null
+  readonly #book: Book
   /** Where lanes must end at least when the next process opens them, where not as the last one left them. */
   #restoredEnds: ReadonlyMap<string, number> | null = null
 
   constructor(world: World, network: Network, options: EdgeHostOptions) {
+    super(world, network, 'edge', options)
     this.edgeId = options.edgeId
-    this.host = options.host
-    this.disk = options.disk
     this.config = options.config
-    this.#world = world
-    this.clock = new HostClock(world)
-    this.#network = network
-    this.#options = options
+    this.#book = options.book
   }
 
-  get process(): SimProcess | null {
-    return this.#process
-  }
-
-  start(): void {
-    this.isWanted = true
-    if (this.#process !== null) return
-    const world = this.#world
-    const process = new SimProcess(world, {
-      name: `edge ${this.host}`,
-      id: this.#options.id,
-      host: this.host,
-      disk: this.disk,
-      clock: this.clock,
-      slowness: () => this.slowness,
-      codec: this.#options.codec,
-      dial: (from, url, timeoutMs) => this.#network.dial(from, url, timeoutMs),
-    })
+  protected override async open(process: SimProcess): Promise<RunningEdge> {
     process.beforeEach = () => this.#poll()
-    this.#process = process
-    process.guard(() => {
-      void this.#open(process).catch((error: unknown) => {
-        if (!process.isAlive) return
-        world.count('edge start failed')
-        world.say(() => `edge ${this.host} did not start: ${messageOf(error)}`)
-        this.#ended(process)
-      })
-    })
-  }
-
-  async #open(process: SimProcess): Promise<void> {
     const { edgeId, config } = this
-    const { book } = this.#options
+    const book = this.#book
     const { env } = process
     const { journalBytes, commitMs, tailCacheBytes } = config.storage
     const options = { journalBytes, commitMs, tailCacheBytes, reserveBytes: RESERVE_BYTES }
@@ -124,7 +76,8 @@ export class EdgeHost {
     const alarms = createAlarms(
       () => env.clock.nowMs(),
       ({ kind, message }) => {
-        this.#world.say(() => `edge ${this.host} alarm ${kind}: ${message}`)
+        this.world.say(() => `edge ${this.host} alarm ${kind}: ${message}`)
+        this.world.count(`edge alarm ${kind}`)
         book.alarm(edgeId, kind, message)
       },
     )
@@ -138,16 +91,11 @@ export class EdgeHost {
       log: { info: () => {}, warn: () => {} },
       report: () => hubReport(store),
     })
-    void store.failed.then(error => {
-      this.#world.count('edge gave up')
-      this.#world.say(() => `edge ${this.host} gives up: ${error.message}`)
-      this.#ended(process)
-    })
+    void store.failed.then(error => this.gaveUp(process, error))
     this.life = life
     this.#restoredEnds = null
     const noted = new Map([...store.lanes].map(([key, { ledger }]) => [key, ledger.committed]))
-    this.running = { process, store, uplink, data, life, noted }
-    this.#world.say(() => `edge ${this.host} is up`)
+    return { process, store, uplink, data, life, noted }
   }
 
   /** A new process finds what the ones before it had acked. */
@@ -155,77 +103,30 @@ export class EdgeHost {
     for (const [key, end] of ends) {
       const found = store.lanes.get(key)?.ledger.endOffset ?? 0
       if (found >= end) continue
-      throw new Error(`edge ${this.host}: ${key} ends at ${found}, though ${end} was acked`)
+      this.world.fail(new Error(`edge ${this.host}: ${key} ends at ${found}, though ${end} was acked`))
     }
   }
 
-  #ended(process: SimProcess): void {
-    if (this.#process !== process) return
-    this.#end(process)
-    this.disk = this.disk.kill()
-    if (!this.isWanted) return
-    this.#world.schedule(RESTART_MS.least + this.#world.rng.float() * RESTART_MS.more, () => {
-      if (this.isWanted) this.start()
-    })
-  }
-
-  #end(process: SimProcess): void {
+  protected override ending(): void {
     this.#poll()
-    process.kill()
-    this.#network.ended(process)
-    this.#process = null
-    this.running = null
   }
 
-  kill(): void {
-    this.isWanted = false
-    if (this.#process === null) return
-    this.#end(this.#process)
-    this.disk = this.disk.kill()
-  }
-
-  powerOff(): void {
-    this.isWanted = false
-    this.#network.powerOff(this.host)
-    if (this.#process !== null) this.#end(this.#process)
-    this.disk = this.disk.crash()
-  }
-
-  powerOn(): void {
-    this.#network.powerOn(this.host)
-    this.start()
-  }
-
-  /** SIGTERM. */
-  async stop(): Promise<void> {
-    this.isWanted = false
-    const { running } = this
-    if (running === null) return this.kill()
-    const { process, store, uplink, data } = running
-    try {
-      await store.groups.settled()
-      await uplink.close()
-      await store.close()
-      await data.close()
-    } catch (error) {
-      this.#world.say(() => `edge ${this.host} ended with an error: ${messageOf(error)}`)
-      if (!isTributaryError(error)) throw error
-    }
-    if (this.#process !== process) return
-    this.#end(process)
-    this.disk = this.disk.kill()
+  protected override async shutDown({ store, uplink, data }: RunningEdge): Promise<void> {
+    await store.groups.settled()
+    await uplink.close()
+    await store.close()
+    await data.close()
   }
 
   /** A snapshot of the machine's filesystem, and what it stands for. */
   copy(): EdgeCopy {
     this.#poll()
-    return { disk: this.disk.copy(), life: this.life, ends: this.#options.book.ends(this.life) }
+    return { disk: this.disk.copy(), life: this.life, ends: this.#book.ends(this.life) }
   }
 
   /** Puts a snapshot, or nothing, in the place of what is there. */
   restore(copy: EdgeCopy | null): void {
-    this.kill()
-    this.disk = copy === null ? new FakeDisk({ rng: this.#world.stream() }) : copy.disk.copy()
+    this.swapDisk(copy === null ? null : copy.disk.copy())
     // What the copied life acked since is not in the copy.
     const lanes = new Map([...(copy?.ends ?? [])].map(([key, base]) => [key, { base, ids: [] }]))
     this.life = copy === null ? null : { parent: copy.life, edgeId: this.edgeId, lanes }
@@ -239,7 +140,7 @@ export class EdgeHost {
 
   /** A device publishes. */
   offer(topic: string, lane: number, bytes: number): void {
-    const { book } = this.#options
+    const book = this.#book
     const { store, process, life } = must(this.running, 'the edge runs')
     const record = book.offer(this.edgeId, topic, lane)
     const value = utf8(record.id.padEnd(bytes))
@@ -249,10 +150,10 @@ export class EdgeHost {
       store.append(routed, [], error => {
         if (error === undefined) {
           book.ack(record, life)
-          this.#world.count('edge acks')
+          this.world.count('edge acks')
         } else if (error.code === 'disk_full' || error.code === 'not_available') {
-          this.#world.count('edge rejected for space')
-        } else if (!['closed', 'throttled', 'disk_failed'].includes(error.code)) this.#world.fail(error)
+          this.world.count('edge rejected for space')
+        } else if (!['closed', 'throttled', 'disk_failed'].includes(error.code)) this.world.fail(error)
       }),
     )
   }
@@ -262,7 +163,7 @@ export class EdgeHost {
     for (const [key, { ledger }] of this.running?.store.lanes ?? []) {
       for (const { from, to } of ledger.gaps) {
         for (let offset = from; offset < to && this.life !== null; offset++) {
-          const record = this.#options.book.at(this.life, key, offset)
+          const record = this.#book.at(this.life, key, offset)
           if (record !== null) yield record.id
         }
       }
@@ -297,7 +198,7 @@ export class EdgeHost {
   #poll(): void {
     const { running } = this
     if (running === null) return
-    const { book } = this.#options
+    const book = this.#book
     const { store, life, noted } = running
     for (const [key, { ledger }] of store.lanes) {
       const { topic, lane, runs, committed, topicId } = ledger

@@ -1,5 +1,6 @@
 import { isTributaryError } from '../../common/errors.ts'
-import { isPassing } from './faults-topic.ts'
+import type { Cluster } from '../../hub/ports.ts'
+import { isPassing } from './checkers/admin.ts'
 import type { HubHost } from './hub-host.ts'
 import type { FaultContext, FaultHandler } from './nemesis-tools.ts'
 import { flipSealedBit } from './nemesis-tools.ts'
@@ -95,7 +96,9 @@ export function clusterFaults(): Record<ClusterFault, FaultHandler> {
       const name = names[rng.below(Math.max(1, names.length))] ?? 'alpha'
       // Fewer replicas than stand a damaged disk are for those who want that.
       const safe = replication === 1 ? 2 : replication
-      return asked(() => sim.ask(({ cluster }) => cluster.reassign(name, safe)))
+      const request = () => sim.ask(({ cluster }) => cluster.reassign(name, safe))
+      const key = `topic ${name} replication`
+      return asked(safe === null ? request : () => sim.admin.set({ [key]: String(safe) }, request))
     },
   }
 }
@@ -181,11 +184,15 @@ async function drain(context: FaultContext, isRemoved: boolean): Promise<boolean
   if (sim.nodes.length < (isRemoved ? 4 : 3)) return false
   return take(sim.nodes, async node => {
     const { nodeId } = node
-    const isAsked = await asked(() => sim.ask(({ cluster }) => cluster.drain(nodeId, true).then(() => true)))
+    const set = (state: string, request: (cluster: Cluster) => Promise<void>): Promise<boolean> => {
+      const ask = () => sim.ask(({ cluster }) => request(cluster).then(() => true))
+      return asked(() => sim.admin.set({ [`node ${nodeId}`]: state }, ask))
+    }
+    const isAsked = await set('draining', cluster => cluster.drain(nodeId, true))
     if (!isAsked) return
     await pause(2_000, 8_000)
     if (!isRemoved) {
-      await asked(() => sim.ask(({ cluster }) => cluster.drain(nodeId, false).then(() => true)))
+      await set('active', cluster => cluster.drain(nodeId, false))
       return
     }
     const isEmpty = sim
@@ -195,7 +202,8 @@ async function drain(context: FaultContext, isRemoved: boolean): Promise<boolean
     if (isEmpty !== true) return
     await Promise.race([node.stop(), sim.world.sleep(10_000)])
     node.kill()
-    const isGone = await asked(() => sim.ask(({ cluster }) => cluster.remove(nodeId).then(() => true)))
+    // If it comes again it has all to begin with.
+    const isGone = await set('active', cluster => cluster.remove(nodeId))
     if (!isGone) {
       node.start()
       return

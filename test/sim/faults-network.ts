@@ -40,11 +40,11 @@ export function networkFaults(): Record<NetworkFault, FaultHandler> {
     },
     'slow network': async ({ sim, rng, pause }) => {
       const { network } = sim
-      const before = network.latencyMs
       const mostMs = rng.below(SLOW_MS)
-      network.latencyMs = (from, to) => before(from, to) + rng.float() * mostMs
+      const delayMs = (): number => rng.float() * mostMs
+      network.delays.add(delayMs)
       await pause(100, 6_000)
-      network.latencyMs = before
+      network.delays.delete(delayMs)
       return true
     },
     'edge offline': async context => {

@@ -1,10 +1,14 @@
 import { isTributaryError } from '../../common/errors.ts'
+import { KIB } from '../../common/limits.ts'
+import { isPassing } from './checkers/admin.ts'
 import type { FaultContext, FaultHandler } from './nemesis-tools.ts'
 import type { Sim } from './sim.ts'
 import { DOOMED_TOPIC } from './sim.ts'
 import type { Fault } from './swarm.ts'
 
 /** What operators do to topics while they are written to and read. */
+
+const MAX_PARTITIONS = 6
 
 type TopicFault = Extract<Fault, 'topic deleted' | 'topic altered'>
 
@@ -15,19 +19,16 @@ export function topicFaults(): Record<TopicFault, FaultHandler> {
   }
 }
 
-/** Errors of requests whose fate is unknown, or that came to a hub that has no room for them. */
-export function isPassing(error: unknown): boolean {
-  return isTributaryError(error) && (error.retriable || error.code === 'disk_failed')
-}
-
 async function deleteTopic({ sim, rng, pause }: FaultContext): Promise<boolean> {
   const ports = sim.ports()
   const topic = ports?.topics.list().find(({ name }) => name === DOOMED_TOPIC)
   if (topic === undefined) return false
   sim.book.excuse('*', 'deleted')
   sim.book.deletedTopics.add(topic.topicId)
+  const deleted = sim.admin.deleting(DOOMED_TOPIC)
   try {
-    await sim.ask(({ topics }) => topics.delete(DOOMED_TOPIC))
+    const isDeleted = await sim.ask(({ topics }) => topics.delete(DOOMED_TOPIC).then(() => true))
+    if (isDeleted === true) deleted([topic.topicId])
   } catch (error) {
     if (!isPassing(error) && !isTributaryError(error, 'unknown_topic')) throw error
   }
@@ -38,8 +39,10 @@ async function deleteTopic({ sim, rng, pause }: FaultContext): Promise<boolean> 
 
 /** Makes the topic again under its old name. */
 export async function createDoomed(sim: Sim): Promise<void> {
+  const from = sim.admin.mark()
   try {
-    await sim.ask(({ topics }) => topics.create({ name: DOOMED_TOPIC }))
+    const topic = await sim.ask(({ topics }) => topics.create({ name: DOOMED_TOPIC }))
+    if (topic !== null) sim.admin.created(topic.topicId, topic.name, from)
   } catch (error) {
     if (!isPassing(error) && !isTributaryError(error, 'topic_exists')) throw error
   }
@@ -52,12 +55,15 @@ async function alterTopic({ sim, rng }: FaultContext): Promise<boolean> {
     ?.topics.list()
     .find(each => each.name === name)
   if (topic === undefined) return false
-  const change =
-    rng.below(2) === 0 && topic.partitions < 6
-      ? { partitions: topic.partitions + 1 }
-      : { config: { maxRecordBytes: 64 * 1_024 + rng.below(1_024) } }
+  const { partitions } = topic
+  const maxRecordBytes = 64 * KIB + rng.below(KIB)
+  const grows = rng.below(2) === 0 && partitions < MAX_PARTITIONS
+  const change = grows ? { partitions: partitions + 1 } : { config: { maxRecordBytes } }
+  const values = grows
+    ? { [`topic ${name} partitions`]: String(partitions + 1) }
+    : { [`topic ${name} maxRecordBytes`]: String(maxRecordBytes) }
   try {
-    await sim.ask(({ topics }) => topics.alter(name, change))
+    await sim.admin.set(values, () => sim.ask(({ topics }) => topics.alter(name, change)))
   } catch (error) {
     if (!isPassing(error) && !isTributaryError(error, 'invalid_argument')) throw error
   }

@@ -68,7 +68,7 @@ async function runAll(jobs: readonly Job[]): Promise<SeedResult[]> {
 async function selfCheck(): Promise<void> {
   const job = { seed: first, wanted }
   const [one, other] = await runAll([job, job])
-  const isSame = JSON.stringify(one) === JSON.stringify(other)
+  const isSame = JSON.stringify({ ...one, cpuMs: 0 }) === JSON.stringify({ ...other, cpuMs: 0 })
   console.log(JSON.stringify({ seed: first, hashes: [one?.hash, other?.hash], isSame }))
   if (!isSame) process.exitCode = 1
 }

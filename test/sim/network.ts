@@ -38,7 +38,9 @@ export class Network {
   readonly #off = new Set<string>()
   readonly #refusing = new Set<string>()
   /** What a message takes from one machine to another, without the faults. */
-  latencyMs: (from: string, to: string) => number = () => 0.2
+  latencyMs: () => number = () => 0.2
+  /** What the faults add to it. */
+  readonly delays = new Set<() => number>()
   /** The machine that a name stands for now. */
   resolve: (name: string) => string = name => name
   /** Asked for every message. */
@@ -50,6 +52,12 @@ export class Network {
 
   constructor(world: World) {
     this.#world = world
+  }
+
+  #tripMs(): number {
+    let tripMs = this.latencyMs()
+    for (const delayMs of this.delays) tripMs += delayMs()
+    return tripMs
   }
 
   listen(address: string, listener: Listener): void {
@@ -203,7 +211,7 @@ export class Network {
       await pass(connectTimeoutMs)
       throw new TributaryError('timeout', `no answer from ${url} in ${connectTimeoutMs} ms`)
     }
-    const tripMs = this.latencyMs(from, host) + this.latencyMs(host, from)
+    const tripMs = this.#tripMs() + this.#tripMs()
     const listener = this.#listeners.get(address)
     if (listener === undefined || this.#refusing.has(address) || !listener.process.isAlive) {
       await pass(tripMs)
@@ -313,9 +321,8 @@ export class Network {
 
   #push(pipe: Pipe, item: Item): void {
     if (pipe.to.closed !== null && !pipe.to.gone) return
-    const { from, to, items } = pipe
-    const latencyMs = this.latencyMs(from.process.host, to.process.host)
-    const atMs = Math.max(this.#world.nowMs() + latencyMs, items.at(-1)?.atMs ?? 0)
+    const { items } = pipe
+    const atMs = Math.max(this.#world.nowMs() + this.#tripMs(), items.at(-1)?.atMs ?? 0)
     items.push({ item, atMs })
     if ('data' in item) pipe.bytes += item.data.length
     this.#schedule(pipe)

@@ -87,5 +87,5 @@ function runIn(worker: ChildProcess, job: Job): Promise<SeedResult | null> {
 
 function lost({ seed }: Job): SeedResult {
   const failure = 'the worker process ended, or hung for two minutes'
-  return { seed, failure, hash: '', simMs: 0, events: 0, acks: 0, counters: {} }
+  return { seed, failure, hash: '', simMs: 0, events: 0, acks: 0, cpuMs: 0, counters: {} }
 }

@@ -13,31 +13,39 @@ export interface SeedResult {
   simMs: number
   events: number
   acks: number
+  /** What it cost; all else is the same whenever the seed is run. */
+  cpuMs: number
   counters: Record<string, number>
 }
 
-/** In one turn of the event loop, which must not be a promise callback's. `log`: told of all that happens. */
-function runNow(seed: number, wanted: Wanted, log: ((line: string) => void) | null): SeedResult {
-  const sim = new Sim(planOf(seed, wanted), log)
-  const { world } = sim
-  let failure: string | null = null
-  try {
-    world.run(() => play(sim))
-  } catch (error) {
-    failure = error instanceof Error ? (error.stack ?? error.message) : String(error)
-  }
-  const counters = Object.fromEntries([...world.counters].sort(([one], [other]) => (one < other ? -1 : 1)))
-  const acks = (counters['edge acks'] ?? 0) + (counters['client acks'] ?? 0)
-  const { events } = world
-  return { seed, failure, hash: world.hash(), simMs: Math.round(world.nowMs()), events, acks, counters }
-}
-
-export function runSeed(
+/** `log`: told of all that happens. */
+export async function runSeed(
   seed: number,
   wanted: Wanted = {},
   log: ((line: string) => void) | null = null,
 ): Promise<SeedResult> {
-  return new Promise(resolve => {
-    setImmediate(() => resolve(runNow(seed, wanted, log)))
-  })
+  const startCpu = process.cpuUsage()
+  const sim = new Sim(planOf(seed, wanted), log)
+  const { world } = sim
+  let failure: string | null = null
+  try {
+    await world.run(() => play(sim))
+  } catch (error) {
+    failure = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  }
+  const counters = Object.fromEntries([...world.counters].sort(([one], [other]) => (one < other ? -1 : 1)))
+  const acks = world.acks()
+  const { events } = world
+  const { user, system } = process.cpuUsage(startCpu)
+  const cpuMs = Math.round((user + system) / 1_000)
+  return {
+    seed,
+    failure,
+    hash: world.hash(),
+    simMs: Math.round(world.nowMs()),
+    events,
+    acks,
+    cpuMs,
+    counters,
+  }
 }

@@ -1,5 +1,8 @@
 /** What SDK producers were told and what they sent: the other half of what the records are judged by, beside the spine's Book. */
 
+/** What was asked for: `all` must be found, 1 where no leader was replaced since, 0 where nothing happened at all. */
+type Acks = 0 | 1 | 'all'
+
 /** One record of a writer. */
 export interface SdkRecord {
   id: string
@@ -8,17 +11,18 @@ export interface SdkRecord {
   /** Counts up with the sends of a writer. */
   order: number
   outcome: 'pending' | 'acked' | 'failed'
+  /** -1 where nobody told. */
   partition: number
   offset: number
-  /** Acks all: must be found. */
-  isSafe: boolean
+  acks: Acks
+  sentMs: number
 }
 
 export class SdkBook {
   readonly records = new Map<string, SdkRecord>()
   #next = 0
 
-  send(writer: string, topic: string, isSafe: boolean): SdkRecord {
+  send(writer: string, topic: string, acks: Acks, sentMs: number): SdkRecord {
     const order = this.#next++
     const id = `${writer}:${order}`
     const record: SdkRecord = {
@@ -29,7 +33,8 @@ export class SdkBook {
       outcome: 'pending',
       partition: -1,
       offset: -1,
-      isSafe,
+      acks,
+      sentMs,
     }
     this.records.set(id, record)
     return record

@@ -46,5 +46,5 @@ test(`seeds ${SMOKE_SEEDS}: nothing acked is lost, repeated or reordered`, async
 test('the same seed is the same run, event for event, in any process', async () => {
   const job = { seed: 7, wanted: {} }
   const [one, other] = await run([job, job])
-  expect(other).toEqual(one)
+  expect({ ...other, cpuMs: 0 }).toEqual({ ...one, cpuMs: 0 })
 }, 60_000)

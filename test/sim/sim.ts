@@ -7,6 +7,7 @@ import { PEER_PATH } from '../../common/wire-peer.ts'
 import type { Ports } from '../../hub/ports.ts'
 import { FakeDisk } from '../fake-disk.ts'
 import { Book } from '../spine/book.ts'
+import { AdminChecker } from './checkers/admin.ts'
 import { peerTag } from './checkers/peer-frames.ts'
 import { ClientHost } from './client-host.ts'
 import { simCodec } from './codec.ts'
@@ -27,6 +28,8 @@ export const SMALL_TOPIC = 'small'
 export const DOOMED_TOPIC = 'doomed'
 /** Keeps little: its logs start late. */
 export const BRIEF_TOPIC = 'brief'
+/** Topics that are never deleted, each with its readers. */
+export const READ_TOPICS = ['alpha', 'beta', 'gamma'] as const
 /** The name that edges and clients dial: any of the nodes. */
 const HUB_NAME = 'hub'
 /** For the trace. */
@@ -38,10 +41,13 @@ export class Sim {
   readonly network: Network
   readonly book = new Book()
   readonly sdk = new SdkBook()
+  readonly admin = new AdminChecker()
   readonly codec = simCodec
   readonly nodes: HubHost[] = []
   readonly edges: EdgeHost[] = []
   readonly clients: ClientHost[] = []
+  /** Nodes that stay away for good. */
+  readonly away = new Set<HubHost>()
   /** Whether messages that may be lost are. */
   isUnreliable = true
   /** For the trace. */
@@ -88,7 +94,7 @@ export class Sim {
   }
 
   #node(nodeId: number, host: string, id: number): HubHost {
-    const disk = new FakeDisk({ rng: this.world.stream() })
+    const disk = new FakeDisk({ rng: this.world.stream(), isTimed: true })
     const options = { nodeId, host, id, disk, config: this.#hubConfig(nodeId), codec: simCodec }
     return new HubHost(this.world, this.network, options)
   }
@@ -124,7 +130,7 @@ export class Sim {
   }
 
   addEdge(edgeId: string, host: string, plan: EdgePlan): EdgeHost {
-    const disk = new FakeDisk({ rng: this.world.stream() })
+    const disk = new FakeDisk({ rng: this.world.stream(), isTimed: true })
     const config = edgeConfig(edgeId, plan)
     const options = { edgeId, host, id: this.#ids++, disk, config, codec: simCodec, book: this.book }
     const edge = new EdgeHost(this.world, this.network, options)
@@ -139,15 +145,18 @@ export class Sim {
 
   /** Of a node that is up, by chance. */
   ports(): Ports | null {
-    const up = this.nodes.filter(({ running, process }) => running !== null && process?.isPaused === false)
+    const up = this.nodes.filter(node => {
+      return node.running !== null && node.process?.isPaused === false && !this.away.has(node)
+    })
     return up[this.world.rng.below(Math.max(1, up.length))]?.running?.engine.ports ?? null
   }
 
   /** Of the node that is the active controller, as it believes itself. */
   controllerPorts(): Ports | null {
     let newest: { ports: Ports; term: number } | null = null
-    for (const { nodeId, running } of this.nodes) {
-      if (running === null) continue
+    for (const node of this.nodes) {
+      const { nodeId, running } = node
+      if (running === null || this.away.has(node)) continue
       const { ports } = running.engine
       const { controllerId, term } = ports.cluster.status()
       if (controllerId === nodeId && term > (newest?.term ?? -1)) newest = { ports, term }
@@ -184,9 +193,10 @@ export class Sim {
   describe(): string {
     const isTopic = (name: string): boolean => this.isTopic(name)
     const edges = this.edges.filter(edge => !edge.isDrained(isTopic)).map(edge => edge.describe())
-    const nodes = this.nodes.map(({ nodeId, running, failure }) => {
+    const nodes = this.nodes.map(node => {
+      const { nodeId, running, failure } = node
       const notReady = running?.engine.ports.notReadyReason()
-      return { nodeId, isUp: running !== null, failure, notReady }
+      return { nodeId, isUp: running !== null, isAway: this.away.has(node), failure, notReady }
     })
     const clients = this.clients.map(({ host, pending }) => ({ host, pending }))
     const cluster = this.controllerPorts()?.cluster

@@ -19,11 +19,13 @@ export interface Summary {
   /** What should have happened at least once, and did not. */
   missing: string[]
   seconds: number
+  /** Of all seeds, over all processes. */
+  cpuSeconds: number
 }
 
 /** Happens by itself, to be seen in a run of enough seeds. */
 const OUTCOMES: readonly string[] = [
-  'hub gave up',
+  'node gave up',
   'edge gave up',
   'edge rejected for space',
   'dead letters',
@@ -34,6 +36,27 @@ const OUTCOMES: readonly string[] = [
   'run next',
   'run fork',
   'run wiped',
+  'message drop',
+  'message twice',
+  'message late',
+  'controllers elected',
+  'leaders elected',
+  'isr shrinks',
+  'isr grows',
+  'node fenced',
+  'quorum changed',
+  'replica diverged',
+  'replica truncated',
+  'replica began anew',
+  'metadata snapshot installed',
+  'append fenced',
+  'fetch fenced',
+  'edge alarm fenced',
+  'edge alarm fork',
+  'client acks=0',
+  'client acks=1',
+  'a minority stays away',
+  'a minority was needed',
 ]
 
 export class Tally {
@@ -63,6 +86,7 @@ export class Tally {
       events: total(({ events }) => events),
       counters: Object.fromEntries(counters),
       missing: wanted.filter(name => (this.#counters.get(name) ?? 0) === 0),
+      cpuSeconds: Math.round(total(({ cpuMs }) => cpuMs) / 1_000),
       seconds: Math.round((performance.now() - this.#startMs) / 1_000),
     }
   }

@@ -106,7 +106,7 @@ const NEVER_FAULTY = 0.06
 export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
   const rng = seededRng(Math.imul(seed, 0x9e3779b1) ^ 0x5bd1e995)
   const pick = <T>(first: T, ...more: T[]): T => [first, ...more][rng.below(more.length + 1)] ?? first
-  const nodes = pick(1, 3, 3, 3)
+  const nodes = pick(1, 1, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5)
   const edges = 1 + rng.below(3)
   const clients = 1 + rng.below(2)
   const share = pick(0.15, 0.35, 0.6)
@@ -120,7 +120,7 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
     clients,
     faults: wanted.faults?.map(name => [name, FAULTS[name]]) ?? faults,
     faultEveryMs: pick(400, 1_000, 2_500),
-    safetyMs: 25_000 + rng.below(10_000),
+    safetyMs: 24_000 + rng.below(8_000),
     replication: 3,
     partitions: 1 + rng.below(3),
     latencyMs: pick(0.1, 1, 10),
@@ -148,8 +148,8 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
       compression: pick('zstd' as const, 'none'),
       commitMs: pick(0, 10),
     },
-    edgeRate: pick(40, 55) / edges,
-    clientRate: pick(12, 20) / clients,
+    edgeRate: pick(25, 40) / edges,
+    clientRate: pick(8, 14) / clients,
   }
 }
 

@@ -5,8 +5,8 @@ import { EventQueue } from './event-queue.ts'
 
 /**
  * Time, and all that happens in it. The product's asynchrony is of two kinds: events of this queue (timers, disks, links), and
- * promise callbacks. After each event the latter are run until none is left, by a call into the engine instead of a turn of
- * Node's event loop, so a whole run is one synchronous call: nothing else can come between, and simulated time costs nothing.
+ * promise callbacks. After each event the latter are run until none is left, which is what Node does between two callbacks of
+ * setImmediate; many of those go into one turn of its event loop, so simulated time costs next to nothing.
  */
 
 /** An event that may be called off. */
@@ -18,15 +18,8 @@ export interface Scheduled {
 const MAX_EVENTS = 3_000_000
 const MAX_MS = 1_200_000
 
-// Undocumented, but what Node itself calls after each callback (lib/internal/process/task_queues.js): runs nextTicks and microtasks,
-// and reports rejections that nobody handled.
-const tick: unknown = Reflect.get(process, '_tickCallback')
-
-/** Runs promise callbacks until there are none. Does nothing where it is called by one. */
-function drainMicrotasks(): void {
-  if (typeof tick !== 'function') throw new Error('this Node has no process._tickCallback')
-  Reflect.apply(tick, process, [])
-}
+/** Events in one turn of Node's event loop. */
+const TURN_EVENTS = 500
 
 /** What an event is, for the trace. */
 export type EventKind = 'timer' | 'soon' | 'disk' | 'net' | 'world'
@@ -44,6 +37,7 @@ export class World {
   #events = 0
   #hash: number
   #failure: { error: unknown } | null = null
+  #isOver = false
   #log: ((line: string) => void) | null
 
   constructor(seed: number, log: ((line: string) => void) | null = null) {
@@ -92,6 +86,11 @@ export class World {
     this.counters.set(what, (this.counters.get(what) ?? 0) + by)
   }
 
+  /** Records acked to devices and producers. */
+  acks(): number {
+    return (this.counters.get('edge acks') ?? 0) + (this.counters.get('client acks') ?? 0)
+  }
+
   get isWatched(): boolean {
     return this.#log !== null
   }
@@ -105,49 +104,51 @@ export class World {
   fail(error: unknown): void {
     this.say(() => `FAILED: ${error instanceof Error ? error.message : String(error)}`)
     this.#failure ??= { error }
+    this.#isOver = true
   }
 
   get events(): number {
     return this.#events
   }
 
-  /** Runs until `script` ends, and throws what it or anything else fails with. Must not be called by a promise callback. */
-  run(script: () => Promise<void>): void {
-    checkDraining()
+  /** Runs until `script` ends; rejects with what it or anything else fails with. */
+  async run(script: () => Promise<void>): Promise<void> {
     const onRejection = (error: unknown): void => this.fail(error)
     process.on('unhandledRejection', onRejection)
-    let done = false
+    this.#isOver = false
     try {
       script().then(
         () => {
-          done = true
+          this.#isOver = true
         },
         error => this.fail(error),
       )
-      drainMicrotasks()
-      while (!done && this.#failure === null) this.#step()
+      await new Promise<void>(resolve => this.#turn(resolve))
     } finally {
       process.off('unhandledRejection', onRejection)
     }
     if (this.#failure !== null) throw this.#failure.error
   }
 
-  #step(): void {
-    const event = this.#queue.pop()
-    if (event === null) throw new Error('nothing is left to happen, and the script waits for something')
-    if (this.#events++ > MAX_EVENTS) throw new Error(`${MAX_EVENTS} events, and no end`)
-    if (event.atMs > MAX_MS) throw new Error(`${MAX_MS} simulated ms, and no end`)
-    this.#nowMs = event.atMs
-    event.run()
-    drainMicrotasks()
+  #turn(over: () => void): void {
+    for (let count = 0; count < TURN_EVENTS; count++) setImmediate(this.#step)
+    setImmediate(() => {
+      if (this.#isOver) over()
+      else this.#turn(over)
+    })
   }
-}
 
-function checkDraining(): void {
-  let drained = false
-  void Promise.resolve().then(() => {
-    drained = true
-  })
-  drainMicrotasks()
-  if (!drained) throw new Error('a world must be run from a macrotask, such as a callback of setImmediate')
+  readonly #step = (): void => {
+    if (this.#isOver) return
+    try {
+      const event = this.#queue.pop()
+      if (event === null) throw new Error('nothing is left to happen, and the script waits for something')
+      if (this.#events++ > MAX_EVENTS) throw new Error(`${MAX_EVENTS} events, and no end`)
+      if (event.atMs > MAX_MS) throw new Error(`${MAX_MS} simulated ms, and no end`)
+      this.#nowMs = event.atMs
+      event.run()
+    } catch (error) {
+      this.fail(error)
+    }
+  }
 }

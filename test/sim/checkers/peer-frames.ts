@@ -1,4 +1,4 @@
-import type { FetchedFrame } from '../../../common/wire-peer.ts'
+import type { FetchedFrame, FetchFrame } from '../../../common/wire-peer.ts'
 import { PEER_PATH } from '../../../common/wire-peer.ts'
 import { decodePeerFrame } from '../../../common/wire-peer-codec.ts'
 import { decodeMessage } from '../../../hub/engines/cluster/quorum/codec.ts'
@@ -9,13 +9,16 @@ import type { SimProcess } from '../process.ts'
 /** What nodes say to each other, as they say it, whatever becomes of it on the way. */
 
 export interface PeerFrameListeners {
-  raft(message: Message, from: SimProcess): void
+  raft(message: Message): void
+  fetch(frame: FetchFrame, from: SimProcess): void
   fetched(frame: FetchedFrame, from: SimProcess): void
+  /** A call that came under the epoch of a leader that is one no more. */
+  outdated(): void
 }
 
 // A frame begins with a CBOR map of few keys, `t` first.
 const TAG_AT = 4
-const TAGS = ['raft', 'fetched', 'node-heartbeat'] as const
+const TAGS = ['raft', 'fetch', 'fetched', 'answer', 'node-heartbeat'] as const
 
 /** Which of the frames that matter it is, without decoding it. */
 export function peerTag(data: Uint8Array): (typeof TAGS)[number] | null {
@@ -32,6 +35,13 @@ function startsWith(data: Uint8Array, tag: string): boolean {
   return true
 }
 
+const ERROR_BYTES = 512
+
+function isOutdated(data: Uint8Array): boolean {
+  if (data.length > ERROR_BYTES) return false
+  return Buffer.from(data.buffer, data.byteOffset, data.length).includes('does not lead partition')
+}
+
 /** Shows a message to who listens. */
 export function showPeerFrame(data: Uint8Array, pipe: Pipe, listeners: PeerFrameListeners): void {
   const { connection, from } = pipe
@@ -43,8 +53,9 @@ export function showPeerFrame(data: Uint8Array, pipe: Pipe, listeners: PeerFrame
     if (frame.t === 'fetched') listeners.fetched(frame, from.process)
     return
   }
-  if (tag !== 'raft') return
+  if (tag === 'answer' && isOutdated(data)) listeners.outdated()
+  if (tag !== 'raft' && tag !== 'fetch') return
   const frame = decodePeerFrame(data, 'dialler')
-  if (frame.t !== 'raft') return
-  for (const message of frame.messages) listeners.raft(decodeMessage(message), from.process)
+  if (frame.t === 'fetch') listeners.fetch(frame, from.process)
+  if (frame.t === 'raft') for (const message of frame.messages) listeners.raft(decodeMessage(message))
 }

@@ -4,13 +4,20 @@ import { isTributaryError } from '../../../common/errors.ts'
 import { MIB } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { Log } from '../../../common/log/types.ts'
+import { METADATA_LOG } from '../../../hub/engines/cluster/quorum/storage.ts'
 import { SimProcess } from '../process.ts'
 import type { Sim } from '../sim.ts'
 
 /** The logs of a partition's in-sync replicas are the same, batch for batch, up to the high watermark. */
 
-/** A batch as it stands in a log: base offset to the rest of what names it. */
-type Batches = Map<number, string>
+interface Batch {
+  lastOffset: number
+  leaderEpoch: number
+  crc: number
+}
+
+/** As they stand in a log, by base offset. */
+type Batches = Map<number, Batch>
 
 interface Replica {
   nodeId: number
@@ -24,6 +31,18 @@ interface Range {
   from: number
   to: number
 }
+
+function isSame(one: Batch, other: Batch | undefined): boolean {
+  return (
+    other !== undefined &&
+    one.lastOffset === other.lastOffset &&
+    one.leaderEpoch === other.leaderEpoch &&
+    one.crc === other.crc
+  )
+}
+
+/** Told of the metadata that a node's disk holds: terms by index, and where its log ends. */
+export type MetadataListener = (nodeId: number, terms: ReadonlyMap<number, number>, end: number) => void
 
 /** A partition as the cluster says it is. */
 export interface ExpectedPartition {
@@ -43,11 +62,15 @@ const LOG_OPTIONS = {
 }
 
 /** Throws what differs. The nodes must not run. */
-export async function checkReplicas(sim: Sim, expected: readonly ExpectedPartition[]): Promise<void> {
+export async function checkReplicas(
+  sim: Sim,
+  expected: readonly ExpectedPartition[],
+  metadata: MetadataListener,
+): Promise<void> {
   const replicas = new Map<string, Replica[]>()
   for (const node of sim.nodes) {
     const disk = node.disk.copy()
-    const process = new SimProcess(sim.world, {
+    const auditor = new SimProcess(sim.world, {
       name: `auditor ${node.nodeId}`,
       id: 90 + node.nodeId,
       host: `auditor${node.nodeId}`,
@@ -57,7 +80,9 @@ export async function checkReplicas(sim: Sim, expected: readonly ExpectedPartiti
       codec: sim.codec,
       dial: () => Promise.reject(new Error('an auditor dials nobody')),
     })
-    await readNode(process.env, node.nodeId, expected, replicas)
+    // Its disk takes no time: nothing else happens any more.
+    const env = { ...auditor.env, disk }
+    await readNode(env, node.nodeId, expected, replicas, metadata)
   }
   for (const each of expected) compare(each, replicas.get(`t/${each.topicId}/${each.partition}`) ?? [])
 }
@@ -67,10 +92,17 @@ async function readNode(
   nodeId: number,
   expected: readonly ExpectedPartition[],
   into: Map<string, Replica[]>,
+  metadata: MetadataListener,
 ): Promise<void> {
   if (!(await env.disk.exists('/hub/meta.json'))) return
   const directory = await openDataDir('/hub', OPTIONS, env)
   const there = new Set(directory.logNames())
+  if (there.has(METADATA_LOG)) {
+    const log = await directory.openLog(METADATA_LOG, LOG_OPTIONS)
+    const { batches } = await readLog(log, Number.POSITIVE_INFINITY)
+    const terms = new Map([...batches].map(([index, { leaderEpoch }]) => [index, leaderEpoch]))
+    metadata(nodeId, terms, log.durableEndOffset())
+  }
   for (const { topicId, partition, highWatermark } of expected) {
     const name = `t/${topicId}/${partition}`
     if (!there.has(name)) continue
@@ -104,8 +136,7 @@ async function readSome(
     const read = await log.read(from, MIB)
     for (const { header } of eachBatch(read.batches)) {
       const { baseOffset, lastOffset, leaderEpoch, crc } = header
-      if (baseOffset < highWatermark)
-        batches.set(baseOffset, `to ${lastOffset}, epoch ${leaderEpoch}, crc ${crc}`)
+      if (baseOffset < highWatermark) batches.set(baseOffset, { lastOffset, leaderEpoch, crc })
     }
     return read.nextOffset
   } catch (error) {
@@ -127,11 +158,12 @@ function compare({ topicId, partition, isr }: ExpectedPartition, replicas: reado
       [other, first],
     ] as const) {
       for (const [baseOffset, batch] of one.batches) {
-        if (baseOffset < from || two.batches.get(baseOffset) === batch) continue
+        const other = two.batches.get(baseOffset)
+        if (baseOffset < from || isSame(batch, other)) continue
         if (two.damaged.some(range => baseOffset >= range.from && baseOffset < range.to)) continue
-        const theirs = two.batches.get(baseOffset) ?? 'nothing'
+        const [ours, theirs] = [JSON.stringify(batch), JSON.stringify(other ?? null)]
         throw new Error(
-          `${topicId}/${partition} at ${baseOffset}: node ${one.nodeId} has ${batch}, node ${two.nodeId} ${theirs}`,
+          `${topicId}/${partition} at ${baseOffset}: node ${one.nodeId} has ${ours}, node ${two.nodeId} ${theirs}`,
         )
       }
     }

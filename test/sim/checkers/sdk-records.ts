@@ -1,8 +1,20 @@
 import type { SdkBook, SdkRecord } from '../sdk-book.ts'
 
+/** A leader may not know for so long that there is another one, and ack what that one lacks where no more was asked for. */
+const DEPOSED_MS = 20_000
+
+export interface SdkFacts {
+  /** What lies below it is deleted by retention. */
+  startOf(topic: string, partition: number): number
+  /** When a leader took another one's place for the last time, -Infinity where none did. */
+  electedMs(topic: string, partition: number): number
+  /** Nothing happened that records could be lost by. */
+  isCalm: boolean
+}
+
 /**
  * What SDK producers were acked stands once, where they were told, in the order in which each sent; what they were not acked
- * stands once, before what was sent later, or not at all.
+ * stands once, before what was sent later, or not at all. What the leader alone acked may go with it; what was not to be acked, with anything.
  */
 export class SdkRecordsChecker {
   readonly #book: SdkBook
@@ -31,16 +43,18 @@ export class SdkRecordsChecker {
     this.#newest.set(key, record)
   }
 
-  /** After all was found; `startOf`: what lies below is deleted by retention. */
-  check(startOf: (topic: string, partition: number) => number): void {
+  /** After all was found. */
+  check({ startOf, electedMs, isCalm }: SdkFacts): void {
     for (const record of this.#book.records.values()) {
       if (record.outcome !== 'acked') continue
-      const { id, topic, partition, offset, isSafe } = record
+      const { id, topic, partition, offset, acks, sentMs } = record
       const place = this.#found.get(record)
       if (place === undefined) {
-        if (isSafe && offset >= startOf(topic, partition))
-          throw new Error(`${id}, acked at ${offset} of ${topic}/${partition}, is gone`)
-      } else if (place.partition !== partition || place.offset !== offset) {
+        const isSafe = acks === 'all' || (acks === 1 && electedMs(topic, partition) < sentMs - DEPOSED_MS)
+        if ((isSafe && offset >= startOf(topic, partition)) || (acks === 0 && isCalm)) {
+          throw new Error(`${id}, acks=${acks}, acked at ${offset} of ${topic}/${partition}, is gone`)
+        }
+      } else if (offset !== -1 && (place.partition !== partition || place.offset !== offset)) {
         const found = `${place.partition} at ${place.offset}`
         throw new Error(`${id}, acked at ${offset} of ${topic}/${partition}, is in partition ${found}`)
       }
