@@ -214,8 +214,8 @@ async function openStore(context: StoreContext): Promise<ReplicaStore> {
       // Before the log is cut: one that outlived the cut would be believed again once the log has grown past it.
       await snapshots.dropAfter(offset)
       await log.truncateAfter(offset)
-      damage.cutAfter(offset)
       await rebuild()
+      damage.cutAfter(offset)
     },
     restartAt: async (offset, snapshot) => {
       assert(snapshot.offset >= offset, `a snapshot of ${snapshot.offset} for a log from ${offset} on`)
