@@ -41,8 +41,13 @@ const FALSE = 0xf4
 const TRUE = 0xf5
 const NULL = 0xf6
 
-/** Encodes into one buffer of exactly the right size: byte strings are copied once. Asserts that numbers are safe integers. */
+/** Small values are written here first, which measures them by the way. */
+const scratch = Buffer.allocUnsafeSlow(8_192)
+
+/** Encodes into one buffer of exactly the right size: large byte strings are copied once. Asserts that numbers are safe integers. */
 export function encodeCbor(value: CborInput): Uint8Array {
+  const small = write(scratch, 0, value)
+  if (small <= scratch.length) return Buffer.from(scratch.subarray(0, small))
   const sizeBytes = encodedBytes(value)
   const target = Buffer.allocUnsafe(sizeBytes)
   const end = write(target, 0, value)
@@ -63,7 +68,8 @@ function isList(value: object): value is readonly CborInput[] {
 
 function encodedBytes(value: CborInput): number {
   if (typeof value === 'number') {
-    assert(Number.isSafeInteger(value), `frames carry safe integers only, not ${value}`)
+    // Asked first: a message made for each number costs more than its encoding.
+    if (!Number.isSafeInteger(value)) assert(false, `frames carry safe integers only, not ${value}`)
     return headBytes(value < 0 ? -1 - value : value)
   }
   if (typeof value === 'string') {
@@ -116,13 +122,13 @@ function writeHead(target: Buffer, at: number, major: number, argument: number):
   return at + 9
 }
 
+/** Gives where the value ends. Beyond the end of `target` nothing is written, and what is there is not whole. */
 function write(target: Buffer, at: number, value: CborInput): number {
+  if (typeof value === 'string') return writeText(target, at, value)
   if (typeof value === 'number') {
+    // Asked first: a message made for each number costs more than its encoding.
+    if (!Number.isSafeInteger(value)) assert(false, `frames carry safe integers only, not ${value}`)
     return value < 0 ? writeHead(target, at, NEGATIVE, -1 - value) : writeHead(target, at, INTEGER, value)
-  }
-  if (typeof value === 'string') {
-    const start = writeHead(target, at, TEXT, Buffer.byteLength(value))
-    return start + target.write(value, start, 'utf8')
   }
   if (typeof value === 'boolean' || value === null) {
     target[at] = value === null ? NULL : value ? TRUE : FALSE
@@ -130,21 +136,64 @@ function write(target: Buffer, at: number, value: CborInput): number {
   }
   if (value instanceof Uint8Array) {
     const start = writeHead(target, at, BYTES, value.length)
-    target.set(value, start)
-    return start + value.length
+    const end = start + value.length
+    if (end <= target.length) target.set(value, start)
+    return end
   }
   if (isList(value)) {
     let end = writeHead(target, at, ARRAY, value.length)
-    for (const item of value) end = write(target, end, item)
+    for (const item of value) {
+      end = write(target, end, item)
+      if (end > target.length) break
+    }
     return end
   }
-  const keys = Object.keys(value).filter(key => value[key] !== undefined)
-  let end = writeHead(target, at, MAP, keys.length)
+  return writeMap(target, at, value)
+}
+
+function writeMap(
+  target: Buffer,
+  at: number,
+  value: { readonly [key: string]: CborInput | undefined },
+): number {
+  const keys = Object.keys(value)
+  let count = keys.length
+  const headAt = at
+  let end =
+    count < 24 ? at + 1 : writeHead(target, at, MAP, keys.filter(key => value[key] !== undefined).length)
   for (const key of keys) {
-    end = write(target, end, key)
-    end = write(target, end, value[key] ?? null)
+    const item = value[key]
+    if (item === undefined) {
+      count--
+      continue
+    }
+    end = write(target, writeText(target, end, key), item)
+    if (end > target.length) break
   }
+  if (keys.length < 24) target[headAt] = (MAP << 5) | count
   return end
+}
+
+const MAX_PLAIN_TEXT = 23
+
+function writeText(target: Buffer, at: number, text: string): number {
+  const { length } = text
+  if (length <= MAX_PLAIN_TEXT) {
+    let index = 0
+    for (; index < length; index++) {
+      const code = text.charCodeAt(index)
+      if (code >= 0x80) break
+      target[at + 1 + index] = code
+    }
+    if (index === length) {
+      target[at] = (TEXT << 5) | length
+      return at + 1 + length
+    }
+  }
+  const sizeBytes = Buffer.byteLength(text)
+  const start = writeHead(target, at, TEXT, sizeBytes)
+  if (start + sizeBytes <= target.length) target.write(text, start, 'utf8')
+  return start + sizeBytes
 }
 
 /** Decodes one value that fills `bytes` exactly; throws `protocol_error` naming the byte at anything else. */

@@ -105,23 +105,24 @@ export class Partition implements Leading {
       if (this.#inSync.update(role.seats, role.required)) this.#advanced()
       return
     }
-    this.#stepDown(notLeading(this.#context.name, role))
+    this.#stepDown(() => notLeading(this.#context.name, role))
     void this.#change()
   }
 
-  #stepDown(error: TributaryError): void {
+  /** The reason costs more than all else, and mostly nobody is there to be told. */
+  #stepDown(why: () => TributaryError): void {
     this.#acting = null
     if (this.#inSync !== null)
       this.#known.highWatermark = Math.max(this.#known.highWatermark, this.#inSync.highWatermark())
     this.#inSync = null
-    this.#leader?.shut(error)
+    this.#leader?.shut(why())
     this.#leader = null
     this.#waiters.wakeAll()
-    if (this.#role.kind !== 'leader') this.#early.refuse(error)
+    if (this.#role.kind !== 'leader') this.#early.refuse(why())
   }
 
   async #beginAnew(work: () => Promise<void>): Promise<void> {
-    this.#stepDown(underRepair(this.#context.name))
+    this.#stepDown(() => underRepair(this.#context.name))
     await this.#turns.run(work)
     await this.#change()
   }
@@ -249,7 +250,7 @@ export class Partition implements Leading {
   /** Takes nothing more; whoever waits is told why. */
   shut(error: TributaryError): void {
     this.#closedBy ??= error
-    this.#stepDown(error)
+    this.#stepDown(() => error)
     this.#keeper?.giveUp()
     this.#early.refuse(error)
   }

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { benchBatch } from './batch.ts'
 import { benchClusterAtRest, benchReplication } from './cluster.ts'
+import { benchController } from './controller.ts'
 import { benchFailover } from './failover.ts'
 import { benchFanOut, benchLatency } from './flow.ts'
 import { benchIdle } from './idle.ts'
@@ -25,6 +26,7 @@ const SECTIONS: Record<string, (context: BenchContext) => Promise<void>> = {
   log: benchLog,
   partition: benchPartition,
   batch: benchBatch,
+  controller: benchController,
   cluster: benchClusterAtRest,
   replication: benchReplication,
   failover: benchFailover,
