@@ -1,4 +1,4 @@
-import { randomBytes, randomFillSync, randomInt } from 'node:crypto'
+import { randomFillSync, randomInt } from 'node:crypto'
 import { performance } from 'node:perf_hooks'
 import { nodeCodec } from './compression.ts'
 import { nodeDisk } from './disk-node.ts'
@@ -13,6 +13,8 @@ const MAX_RANDOM_INT = 2 ** 48 - 1
 const TWO_53 = 2 ** 53
 /** Random numbers of 32 bits drawn at once. */
 const POOLED_NUMBERS = 1024
+/** More are asked of the system at once. */
+const MAX_POOLED_BYTES = 64
 
 /** Time, randomness, disk, network and compression of this machine. */
 export function nodeEnv(): Env {
@@ -51,6 +53,14 @@ function nodeRng(): Rng {
   return {
     float: () => below53() / TWO_53,
     below: bound => (bound <= MAX_RANDOM_INT ? randomInt(bound) : Math.floor((below53() / TWO_53) * bound)),
-    bytes: count => randomBytes(count),
+    bytes: count => {
+      const bytes = new Uint8Array(count)
+      if (count > MAX_POOLED_BYTES) return randomFillSync(bytes)
+      const view = new DataView(bytes.buffer)
+      let at = 0
+      for (; at + 4 <= count; at += 4) view.setUint32(at, next32())
+      for (; at < count; at++) bytes[at] = next32()
+      return bytes
+    },
   }
 }

@@ -96,16 +96,23 @@ export function createRoutes(context: RoutesContext): Routes {
   metadata.onApplied(records => {
     if (records === null) changed = null
     for (const record of records ?? []) {
-      if (record.type === 'topic_deleted' || record.type === 'topic_created') changed = null
-      if (record.type !== 'partition_changed') continue
-      const { topicId, partition } = record
-      changed?.set(keyOf(topicId, partition), { topicId, partition })
+      // How many partitions it had is not known any more.
+      if (record.type === 'topic_deleted') changed = null
+      else if (record.type === 'partition_changed') noteChanged(record.topicId, record.partition)
+      else if (record.type === 'topic_created') {
+        for (let partition = 0; partition < record.partitions; partition++)
+          noteChanged(record.topicId, partition)
+      }
     }
     checkSoon()
   })
   peers.onLink((_, change) => {
     if (change === 'up') checkSoon()
   })
+
+  function noteChanged(topicId: string, partition: number): void {
+    changed?.set(keyOf(topicId, partition), { topicId, partition })
+  }
 
   /** After all others have heard of the change too. */
   function checkSoon(): void {
