@@ -58,6 +58,10 @@ function changeVoters(view: VotersView): VotersStep | null {
   const drains = (member: MemberId): boolean => stateOf.get(nodeIdOf(member))?.draining ?? true
   const isGone = (member: MemberId): boolean => member !== self && view.isLongGone(nodeIdOf(member))
   const isLive = (member: MemberId): boolean => stateOf.get(nodeIdOf(member))?.fenced === false
+  const standsWithout = (member: MemberId): boolean => {
+    const others = voters.filter(other => other !== member)
+    return others.filter(other => other === self || isLive(other)).length * 2 > others.length
+  }
   const staying = nodes.filter(node => !node.draining)
   const wanted = votersWanted(staying.length)
   const candidates = config.learners
@@ -69,12 +73,15 @@ function changeVoters(view: VotersView): VotersStep | null {
   const [leaving] = unfit
   if (voters.length > wanted || (leaving !== undefined && voters.length > 1 && voters.length % 2 === 0)) {
     const demoted = leaving ?? [...voters].sort(byNode).findLast(member => member !== self)
-    return demoted === undefined ? null : demote(demoted, self, voters, unfit)
+    return demoted === undefined || !standsWithout(demoted) ? null : demote(demoted, self, voters, unfit)
   }
   if (candidate === undefined) return null
-  // Gone for long: its vote goes first, so that no majority ever counts on it and the new one both.
+  // Gone for long: its vote goes first, so that no majority ever counts on it and the new one both. But not while others are silent: who
+  // has a vote may be back, and heard of by nobody yet; without it the rest could do nothing any more.
   const gone = unfit.find(isGone)
-  if (gone !== undefined && voters.length > 2) return { t: 'demote', member: gone }
+  if (gone !== undefined && voters.length > 2) {
+    return standsWithout(gone) ? { t: 'demote', member: gone } : null
+  }
   const room = wanted - voters.length
   // An even number is only passed through: the next one must be there already.
   const suffices = voters.length % 2 === 0 || candidates.length > 1

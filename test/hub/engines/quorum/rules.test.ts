@@ -123,6 +123,14 @@ describe('seats', () => {
     expect(steps).toEqual(['demote 3/d3', 'promote 4/d4'])
   })
 
+  it('of a node that is gone for long stay while another voter is silent: those that are left could decide nothing', () => {
+    const [lost, gone] = [node(1, { fenced: true }), node(3, { fenced: true })]
+    const four: Config = { ...three, learners: [seat(4)] }
+    expect(settle(four, [lost, node(2), gone, node(4)], [3], seat(2)).steps).toEqual([])
+    const { steps } = settle(four, [lost, node(2), node(3), node(4)], [1], seat(2))
+    expect(steps).toEqual(['demote 1/d1', 'promote 4/d4'])
+  })
+
   it('of a leader whose node was removed go when another leads', () => {
     expect(settle(three, [node(2), node(3)]).steps.slice(0, 2)).toEqual(['transfer 2/d2', 'remove 1/d1'])
   })
