@@ -68,7 +68,8 @@ export interface Producer {
   /**
    * Writes records in order and resolves with their places once all are acked, in the order given. Sends may overlap: records of
    * one partition keep the order of the calls. Rejects with `record_too_large`, `topic_deleted`, `unknown_topic`,
-   * `invalid_argument` (a partition that is not there), `timeout` (not acked in `deliveryTimeoutMs`: may be stored or not), `closed`.
+   * `invalid_argument` (a partition that is not there), `timeout` (not acked in `deliveryTimeoutMs`: may be stored, before what is
+   * sent later, or not), `closed`.
    * Where it rejects, other records of the call may be stored.
    */
   send(records: ProduceRecord | readonly ProduceRecord[]): Promise<ProducedRecord[]>
