@@ -259,8 +259,10 @@ export async function openClusterNode(context: ClusterNodeContext): Promise<Clus
       close: async () => {
         disk.stop()
         lifecycle.stop()
-        await tasks.stop()
+        const idle = tasks.stop()
+        // What a round has proposed may never be committed: it ends with the metadata.
         await made.close()
+        await idle
         await peers.close()
       },
     }

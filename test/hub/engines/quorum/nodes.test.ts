@@ -125,6 +125,18 @@ describe('a node', () => {
     expect(await stage.until(() => stage.controller() > 1, 'another is the controller')).toBeLessThan(100)
   })
 
+  it('that stops as the active controller without a majority stops all the same', async () => {
+    await found()
+    stage.kill(2)
+    stage.kill(3)
+    // It has begun to fence them, which nobody is left to commit.
+    await stage.pass(700)
+    expect(stage.controller()).toBe(1)
+    const startMs = stage.clock.monotonicMs()
+    await stage.stop(1)
+    expect(stage.clock.monotonicMs() - startMs).toBeLessThan(8_000)
+  })
+
   it('whose directory was wiped loses its seat and gets another', async () => {
     await found()
     const before = stage.node(3).metadata.seat()
