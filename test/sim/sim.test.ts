@@ -5,7 +5,7 @@ import { runJobs } from './pool.ts'
 import type { SeedResult } from './run.ts'
 import { LEAST_ACKS, LEAST_SIM_MS } from './summary.ts'
 
-const SMOKE_SEEDS = [1, 2, 3, 4, 5, 6, 7]
+const SMOKE_SEEDS = [1, 3, 4, 5, 6, 7, 8]
 
 test('events come by time, and in the order of scheduling where times are equal', () => {
   const queue = new EventQueue()
