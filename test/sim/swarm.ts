@@ -93,7 +93,7 @@ export interface EdgePlan {
 }
 
 /** Faults that the product is known not to stand yet. */
-const NOT_YET: ReadonlySet<Fault> = new Set(['bit flip'])
+const NOT_YET: ReadonlySet<Fault> = new Set()
 
 /** Overrides of what the seed says, for who looks for something. */
 export interface Wanted {
