@@ -16,6 +16,16 @@ import type { MutualTls } from './tls.ts'
 /** Connections at once: more than a cluster has nodes, with room for those that others gave up. */
 const MAX_CONNECTIONS = 1_024
 
+/** For who takes it for the port of clients. */
+const WRONG_PORT = JSON.stringify({
+  error: {
+    code: 'protocol_error',
+    message:
+      'this port is for other nodes alone (cluster.peerListen): clients, edges and REST are served at --http',
+    details: {},
+  },
+})
+
 export interface PeerListenerOptions {
   /** Port 0 lets the system choose. */
   address: Address
@@ -56,7 +66,9 @@ export async function listenForPeers(options: PeerListenerOptions): Promise<Peer
     skipUTF8Validation: true,
   })
   server.maxConnections = MAX_CONNECTIONS
-  server.on('request', (_request, response) => response.writeHead(426).end())
+  server.on('request', (_request, response) => {
+    response.writeHead(426, { 'content-type': 'application/json; charset=utf-8' }).end(WRONG_PORT)
+  })
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => socket.destroy())
     const status = refusalOf(request, options)

@@ -25,7 +25,10 @@ export function createFakeCluster(): Cluster {
       underReplicated: 3,
       belowMinInSync: 1,
       reassigning: 0,
-      unwell: [{ topic: 'telemetry', partition: 1, leader: 2, replicas: [1, 2, 3], isr: [2], minInSync: 2 }],
+      unwell: [
+        { topic: 'telemetry', partition: 1, leader: 2, replicas: [1, 2, 3], isr: [2], minInSync: 2 },
+        { topic: 'telemetry', partition: 2, leader: null, replicas: [3], isr: [], minInSync: 1 },
+      ],
     }),
     nodes: () => {
       const shown = [...nodes.values()].map(one => ({ ...one }))

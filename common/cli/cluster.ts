@@ -92,6 +92,11 @@ async function printStatus(cli: Cli, now: ClusterSummary): Promise<void> {
   ])
   cli.stdout.write('\n')
   await printTable(cli.stdout, headings, unwell)
+  if (!now.unwell.some(({ isr }) => isr.length === 0)) return
+  cli.stdout.write(
+    '\nWhere none is in sync, whoever had all records came back without them: start that node with the directory it had,\n' +
+      'or let a replica go on with what it has: tributary cluster elect-unclean TOPIC PARTITION\n',
+  )
 }
 
 /** The worst first, with what to do. */

@@ -54,7 +54,11 @@ describe('tributary cluster', () => {
 
   it('shows how it is, for people and machines', async () => {
     const hub = await serve()
-    expect((await run(hub, 'status')).stdout).toMatch(/controller +node 1 \(term 7\)\nnodes active +3 of 3\n/)
+    const status = (await run(hub, 'status')).stdout
+    expect(status).toMatch(/well +no: partitions below min/)
+    expect(status).toMatch(/controller +node 1 \(term 7\)\nnodes active +3 of 3\n/)
+    expect(status).toMatch(/^telemetry +1 +2 +1 2 3 +2 +2\ntelemetry +2 +none +3 +none +1$/m)
+    expect(status).toContain('cluster elect-unclean TOPIC PARTITION')
     expect(JSON.parse((await run(hub, 'status', '--json')).stdout)).toEqual(hub.fake.cluster.status())
     expect((await run(hub, 'nodes')).stdout).toMatch(/1 +active, controller +10\.0\.0\.1:7600/)
   })
