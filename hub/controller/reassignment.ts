@@ -26,7 +26,7 @@ export function beginReassignment(
   const adding = target.filter(nodeId => !holding.includes(nodeId) || state.adding.includes(nodeId))
   if (sameList(replicas, state.replicas) && sameList(removing, state.removing)) return null
   const isr = replicas.filter(nodeId => state.isr.includes(nodeId))
-  return settle(state, nodes, false, { ...state, replicas, isr, adding, removing })
+  return letGo(state, settle(state, nodes, false, { ...state, replicas, isr, adding, removing }))
 }
 
 /**
@@ -43,7 +43,18 @@ export function completeReassignment(
   const before = requiredInSyncOf(minInsyncReplicas, state)
   if (!state.adding.every(nodeId => isr.includes(nodeId))) return null
   if (!isr.some(nodes.live) || isr.length < Math.min(before, target.length)) return null
-  return settle(state, nodes, false, { ...state, replicas: target, isr, adding: [], removing: [] })
+  const next = { ...state, replicas: target, isr, adding: [], removing: [] }
+  return letGo(state, settle(state, nodes, false, next))
+}
+
+/**
+ * Where a replica goes, which deletes its log, the leader goes on under a new epoch (as Kafka's does): what the replica said before counts no
+ * more, not even if it comes again right away, with nothing, and the leader has not heard yet that it was gone.
+ */
+function letGo<Next extends PartitionChanged | null>(before: PartitionState, next: Next): Next {
+  if (next === null || next.leader === null || next.leaderEpoch > before.leaderEpoch) return next
+  if (before.replicas.every(nodeId => next.replicas.includes(nodeId))) return next
+  return { ...next, leaderEpoch: next.leaderEpoch + 1 }
 }
 
 /** The partition led by its preferred leader; null where that leads, is not in sync or not alive, or the partition is on its way. */
@@ -69,7 +80,8 @@ export function withoutReplica(state: PartitionState, nodeId: number, nodes: Nod
     removing: others(state.removing),
   }
   const target = targetInstead(state, nodeId, [])
-  return beginReassignment(rest, target, nodes) ?? settle(state, nodes, false, rest) ?? changed(rest, {})
+  const next = beginReassignment(rest, target, nodes) ?? settle(state, nodes, false, rest)
+  return letGo(state, next ?? changed(rest, {}))
 }
 
 /** The target of a reassignment without a node, with others instead: the `chosen`, then what was to go. */

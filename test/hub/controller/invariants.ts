@@ -101,9 +101,11 @@ export function checkEntry(image: Image, records: readonly ImageRecord[]): void 
     )
     const elected = record.leader !== null && record.leader !== before.leader
     const renewed = record.leader !== null && record.leaderIncarnation !== before.leaderIncarnation
-    expect(record.leaderEpoch, `${name}: each election has a leader epoch`).toBe(
-      elected || renewed ? before.leaderEpoch + 1 : before.leaderEpoch,
-    )
+    const shrunk = record.leader !== null && !isSubset(before.replicas, record.replicas)
+    expect(
+      record.leaderEpoch,
+      `${name}: each election has a leader epoch, as has what lets a replica go`,
+    ).toBe(elected || renewed || shrunk ? before.leaderEpoch + 1 : before.leaderEpoch)
     if (record.unclean || record.isr.length === 0) continue
     const proposed = record.leader !== null && record.leader === before.leader
     if (!proposed) expect(isSubset(record.isr, before.isr), `${name}: only leaders let others in`).toBe(true)
