@@ -57,6 +57,8 @@ export const WIRE_LIMITS = {
   maxReportLanes: 4_096,
   /** Two directories that carry one edge's id take turns, each with a few starts: one finds its own among so many. */
   maxPastRuns: 64,
+  /** So many of the newest runs are all there. */
+  exactPastRuns: 12,
   /** As many as a hub may have. */
   maxPartitions: 100_000,
   /** CBOR values in a frame that comes to a hub or an edge. */

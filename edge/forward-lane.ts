@@ -1,5 +1,6 @@
 import { must } from '../common/assert.ts'
 import type { LaneTip, PastRun, RunFrame } from '../common/wire.ts'
+import { WIRE_LIMITS } from '../common/wire.ts'
 import type { ForwarderState, LaneState } from './forward-state.ts'
 import { dropQueue, MAX_INFLIGHT_FRAMES, resetLane, retryLane } from './forward-state.ts'
 import type { Input, LedgerChange, Output, StepContext } from './forward-types.ts'
@@ -50,7 +51,7 @@ export function resumeLane(state: ForwarderState, lane: LaneState, out: Output[]
   lane.next = place
   if (place < ledger.committed) {
     const message = `the hub lost what it had committed of ${lane.key} from offset ${place}: sending again what is kept`
-    out.push({ t: 'alarm', alarm: { kind: 'hub-rollback', message, lane: lane.key } })
+    if (isSure(lane)) out.push({ t: 'alarm', alarm: { kind: 'hub-rollback', message, lane: lane.key } })
     out.push({ t: 'committed', lane: lane.key, offset: place })
   } else if (tip !== null) {
     noteTip(lane, tip, out, true)
@@ -98,6 +99,13 @@ function heldEnd({ runs, committed, durableEnd }: Ledger, past: readonly PastRun
     if (run !== undefined) return Math.min(run.start + next, run.end ?? durableEnd)
   }
   return Math.min(committed, runs[0]?.start ?? committed)
+}
+
+/** Whether the hub lacks what comes after the place where the lane resumed; of one that forks it may have it, and not remember. */
+function isSure({ forked, ledger, opened }: LaneState): boolean {
+  const past = opened?.tip?.past ?? []
+  const known = past.findIndex(({ run }) => findRun(ledger.runs, run) !== undefined)
+  return !forked || (known < 0 ? past.length : known) < WIRE_LIMITS.exactPastRuns
 }
 
 /** The hub has nothing of this lane: from the first record it could be told of. */
@@ -159,7 +167,8 @@ export function planLane(state: ForwarderState, lane: LaneState, out: Output[]):
         nextGapFrom(ledger.gaps, lane.next),
         run.end ?? Number.POSITIVE_INFINITY,
       )
-      changeLane(lane, { kind: 'lose', from: lane.next, to, reason: 'hub-rollback' }, 'plan', out)
+      const reason = isSure(lane) ? 'hub-rollback' : 'fork'
+      changeLane(lane, { kind: 'lose', from: lane.next, to, reason }, 'plan', out)
     } else planRead(state, lane, run, out)
   }
 }

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import type { Address } from '../common/address.ts'
-import { formatAddress, parseAddress } from '../common/address.ts'
+import { formatAddress, isAnyHost, parseAddress } from '../common/address.ts'
 import { peerListenOf } from '../common/config-cluster.ts'
 import type { HubConfig } from '../common/config-hub.ts'
 import type { Env, Link } from '../common/env.ts'
@@ -60,6 +60,12 @@ export async function startHub(config: HubConfig, env: Env, log: Logger, stop?: 
     const message = `${config.data} is the data directory of an edge: give the hub one of its own with --data`
     throw new TributaryError('config_invalid', message)
   }
+  const { peers: others, advertisedHttp } = config.cluster
+  if (others.length > 0 && advertisedHttp === null && isAnyHost(listenAddress(config).host))
+    log.warn(
+      { http: config.http },
+      'clients are not told of this node: set cluster.advertisedHttp (--advertised-http)',
+    )
   let peers: PeerListener | null = null
   let starting: StartingListener | null = null
   let reason = 'the node is starting'

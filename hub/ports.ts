@@ -51,8 +51,8 @@ export interface Topics {
   list(): Topic[]
   /** Throws `unknown_topic`, where this node has not heard of one. */
   byName(name: string): Topic
-  /** The same, but that there is none is said only when this node has heard of all that is committed. */
-  find(name: string): Promise<Topic>
+  /** The same, but that there is none, or not such a `partition` of it, is said only when this node has heard of all that is committed. */
+  find(name: string, partition?: number): Promise<Topic>
   /** Throws `unknown_topic`; `topic_deleted` where the id was deleted. */
   byId(topicId: string): Topic
   /**

@@ -26,10 +26,10 @@ export interface LaneState extends LaneId {
   readonly past: readonly PastRun[]
 }
 
-/** Past runs kept of a lane that one directory writes. Where several take turns each comes to a tip that it does not know: there it is WIRE_LIMITS.maxPastRuns. */
-const CALM_PAST_RUNS = 8
 /** Places of past runs, before the oldest, that are thinned out: a run stays in each for four times as long as in the one before. */
 const THINNED_PLACES = 4
+/** Past runs kept of a lane that one directory writes. Where several take turns each comes to a tip that it does not know: there it is WIRE_LIMITS.maxPastRuns. */
+const CALM_PAST_RUNS = WIRE_LIMITS.exactPastRuns + THINNED_PLACES
 
 /**
  * The runs before the next one, newest first; those without records tell nothing. When there are too many, one of the older ones goes, never the

@@ -90,7 +90,8 @@ export async function restoreHistory(
   epochs.cutAfter(end)
   gaps.cutAfter(end)
   const missed = log.damage().filter(damage => damage.toOffset > from)
-  return { producers, epochs, gaps, complete: start === 0 || snapshot !== undefined, missed }
+  // An older snapshot in place of a damaged one may end before the log starts: what lay between is told by neither.
+  return { producers, epochs, gaps, complete: start === 0 || (snapshot?.offset ?? -1) >= start, missed }
 }
 
 /** First offset below `limitOffset` whose record has event time >= timeMs, else `limitOffset`. */

@@ -45,6 +45,7 @@ async function runMove(run: ClusterRun, nodes: number, isGrown: boolean): Promis
   console.log(`a subscriber got ${watcher.count()} records meanwhile`)
   const left = stage.hubs.filter(hub => hub.pid() !== undefined)
   problems.push(...(await stopAndVerify(stage, directory, left.length)))
+  if (problems.length === 0) unmountSmallDisk(stage)
   return problems.map(problem => `${isGrown ? 'grow' : 'rolling'}: ${problem}`)
 }
 

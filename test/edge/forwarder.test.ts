@@ -397,6 +397,22 @@ test('a tip of another directory: on from the newest run before it that is known
   `)
 })
 
+test('a tip of another directory after many runs: what the hub may have, and does not remember, is sent again as of a fork', () => {
+  const ledger = lane('t', 10, { topicId: 'T', committed: 8, startOffset: 7 })
+  const { say, welcome, opened, transcript } = script([ledger], 7, 'A')
+  const others = Array.from({ length: 12 }, (_, index) => ({ run: FIRST_RUN_ID + 50 + index, next: 3 }))
+  welcome(8)
+  const past = [...others, { run: FIRST_RUN_ID, next: 6 }]
+  opened(1, 'T', { run: FIRST_RUN_ID + 90, next: 4, committed: 4, past })
+  recut(ledger, 6, 'fork', () => FIRST_RUN_ID + 1)
+  say({ t: 'changed', lane: 't/0', ok: true })
+  expect(transcript().split('\n').slice(-3).join('\n')).toMatchInlineSnapshot(`
+    "> changed lane=t/0 ok=true
+      committed lane=t/0 offset=6
+      change t/0 {kind: lose, from: 6, to: 7, reason: fork}"
+  `)
+})
+
 test('a summary goes out as a gap of its one sequence, in its place', () => {
   const { say, welcome, opened, ready, ack, transcript } = script([lane('t', 10, { topicId: 'T' })], 7, 'A')
   const summary = { reason: 'thinned' as const, count: 40, keys: 3, firstMs: 1, lastMs: 2 }

@@ -39,15 +39,23 @@ export type FaultHandler = (context: FaultContext) => Promise<boolean>
 
 /** An orderly stop may take so long before a service manager kills. */
 const STOP_PATIENCE_MS = 25_000
+/** So many times as slow is a disk that all but stands still. */
+const STALLED = 1_000
 
 /** Ends what runs on a machine, one way or the other, and starts it again. */
 export async function bounce(
-  { sim, pause }: FaultContext,
+  { sim, rng, pause }: FaultContext,
   machine: Machine,
   how: 'kill' | 'power' | 'stop',
   mostMs: number,
 ): Promise<void> {
   if (how === 'power') {
+    // Often a disk stalls before the machine goes, with all that it holds back.
+    if (rng.below(2) === 0) {
+      machine.slowness = STALLED
+      await pause(20, 500)
+      machine.slowness = 1
+    }
     machine.powerOff()
     await pause(10, mostMs)
     machine.powerOn()

@@ -8,6 +8,9 @@ import type { Wanted } from './swarm.ts'
 /** A seed that takes so long in real time hangs in a loop that no simulated time passes in. */
 const HUNG_MS = 120_000
 
+/** A worker says so when all is loaded, with the bug in it where there is one. */
+export const READY = 'ready'
+
 function isResult(message: unknown): message is SeedResult {
   return typeof message === 'object' && message !== null && 'seed' in message && 'hash' in message
 }
@@ -48,7 +51,7 @@ async function work(
 ): Promise<void> {
   let worker: ChildProcess | null = null
   for (let job = next(); job !== null; job = next()) {
-    worker ??= startWorker(plant)
+    worker ??= await startWorker(plant)
     const result = await runIn(worker, job)
     if (result === null) {
       worker.kill('SIGKILL')
@@ -59,10 +62,20 @@ async function work(
   worker?.kill()
 }
 
-function startWorker(plant: string | undefined): ChildProcess {
+/** Rejects where it can not begin: a bug that does not fit the code is no bug that was caught. */
+function startWorker(plant: string | undefined): Promise<ChildProcess> {
   const env = plant === undefined ? process.env : { ...process.env, SIM_PLANT: plant }
   const stdio: StdioOptions = ['ignore', 'inherit', 'inherit', 'ipc']
-  return fork(new URL('./worker.ts', import.meta.url), { env, execArgv: [], stdio })
+  const worker = fork(new URL('./worker.ts', import.meta.url), { env, execArgv: [], stdio })
+  return new Promise((resolve, reject) => {
+    const onExit = (): void =>
+      reject(new Error(`a worker ended at its start${plant === undefined ? '' : ` with "${plant}"`}`))
+    worker.once('exit', onExit)
+    worker.once('message', () => {
+      worker.off('exit', onExit)
+      resolve(worker)
+    })
+  })
 }
 
 /** Null where the worker ended or hangs. */

@@ -56,7 +56,6 @@ const OUTCOMES: readonly string[] = [
   'client acks=0',
   'client acks=1',
   'a minority stays away',
-  'a minority was needed',
 ]
 
 export class Tally {

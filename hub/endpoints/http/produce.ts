@@ -11,7 +11,8 @@ import type { Topic } from '../../ports.ts'
 import type { HttpContext } from './context.ts'
 import type { LentProducer } from './producers.ts'
 import { appendSurely, createProducerPool } from './producers.ts'
-import { nameParam, partitionParam, readQuery, refusePartition } from './query.ts'
+import type { Query } from './query.ts'
+import { nameParam, partitionAsked, partitionParam, readQuery, refusePartition } from './query.ts'
 
 /**
  * Producing over REST.
@@ -64,7 +65,7 @@ export function registerProduce(app: FastifyInstance, context: HttpContext): voi
       const query = readQuery(request, ['partition'])
       const records = recordsOf(request.body, context.clock.nowMs())
       // Last: a request that makes no sense makes no topic either.
-      const topic = await context.ports.topics.forProducer(nameParam(request))
+      const topic = await topicFor(context, nameParam(request), highestAsked(query, records))
       const partition = partitionParam(query, topic)
       const sticky = partition ?? rotation++ % topic.partitions
       const producer = await pool.take()
@@ -78,6 +79,16 @@ export function registerProduce(app: FastifyInstance, context: HttpContext): voi
       return { topic: topic.name, records: records.length, ranges: written }
     },
   )
+}
+
+/** What this node knows of the topic, or where that has no such partition what is committed. */
+async function topicFor({ ports }: HttpContext, name: string, partition: number): Promise<Topic> {
+  const topic = await ports.topics.forProducer(name)
+  return partition < topic.partitions ? topic : ports.topics.find(name, partition)
+}
+
+function highestAsked(query: Query, records: readonly RecordRequest[]): number {
+  return records.reduce((most, { partition }) => Math.max(most, partition ?? 0), partitionAsked(query) ?? 0)
 }
 
 function bodyBytes(request: FastifyRequest, maxBodyBytes: number): number {

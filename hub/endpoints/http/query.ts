@@ -56,6 +56,11 @@ export function numberParam<T>(
   return invalid(`${name} is "${text}"; it must be a whole number from ${range.min} to ${range.max}`, name)
 }
 
+/** `partition=` as it is asked for, whatever partitions there are; undefined where it is not given. */
+export function partitionAsked(query: Query): number | undefined {
+  return numberParam(query, 'partition', { min: 0, max: Number.MAX_SAFE_INTEGER }, null) ?? undefined
+}
+
 /** `partition=`, null where it is not given. Throws `unknown_topic` where the topic has no such partition. */
 export function partitionParam(query: Query, topic: Topic): number | null {
   const partition = numberParam(query, 'partition', { min: 0, max: Number.MAX_SAFE_INTEGER }, null)

@@ -5,7 +5,7 @@ import { recordJson } from '../../../common/record-json.ts'
 import type { Topic } from '../../ports.ts'
 import type { HttpContext } from './context.ts'
 import type { Query } from './query.ts'
-import { nameParam, numberParam, partitionParam, readQuery, timeParam } from './query.ts'
+import { nameParam, numberParam, partitionAsked, partitionParam, readQuery, timeParam } from './query.ts'
 import { eachRecords } from './records.ts'
 
 /**
@@ -29,8 +29,8 @@ const PORTION_BYTES = 256 * KIB
 
 export function registerRead(app: FastifyInstance, context: HttpContext): void {
   app.get('/v1/topics/:name/records', async (request, reply) => {
-    const topic = await context.ports.topics.find(nameParam(request))
     const query = readQuery(request, ['partition', 'offset', 'time', 'limit', 'maxBytes'])
+    const topic = await context.ports.topics.find(nameParam(request), partitionAsked(query))
     const partition = partitionParam(query, topic) ?? onlyPartition(topic)
     const limit = numberParam(query, 'limit', { min: 1, max: MAX_READ_LIMIT }, DEFAULT_READ_LIMIT)
     const maxBytes = numberParam(query, 'maxBytes', { min: 1, max: MAX_READ_BYTES }, DEFAULT_READ_BYTES)

@@ -6,7 +6,7 @@ import type { HttpContext } from './context.ts'
 import { countLimit } from './context.ts'
 import type { RecordStream } from './event-stream.ts'
 import { openRecordStream } from './event-stream.ts'
-import { nameParam, partitionParam, positionParam, readQuery } from './query.ts'
+import { nameParam, partitionAsked, partitionParam, positionParam, readQuery } from './query.ts'
 import { parseStreamId } from './stream-id.ts'
 
 /**
@@ -46,7 +46,8 @@ export function registerStream(app: FastifyInstance, context: HttpContext): Stre
   let starting = 0
 
   app.get('/v1/topics/:name/stream', { exposeHeadRoute: false }, async (request, reply) => {
-    const topic = await context.ports.topics.find(nameParam(request))
+    const asked = partitionAsked(readQuery(request, ['from', 'partition']))
+    const topic = await context.ports.topics.find(nameParam(request), asked)
     if (open.size + starting >= context.limits.maxStreams) refuseStream(context)
     starting++
     const { offsets, wholeTopic } = await startOf(context, topic, request).finally(() => starting--)

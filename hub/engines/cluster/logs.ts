@@ -72,6 +72,26 @@ export function createLogs(context: LogsContext): ClusterLogs {
     }
   }
 
+  /** That there is no such topic or partition is said only when all is known here that was committed before. */
+  async function asItIs(topicId: string, partition: number, error: unknown): Promise<unknown> {
+    if (!isTributaryError(error, 'unknown_topic') || metadata.image().nodes().length < 2) return error
+    await metadata.submit('sync', {})
+    try {
+      routes.topic(topicId, partition)
+    } catch (still) {
+      return still
+    }
+    return new TributaryError('not_available', 'this node has only now heard of the partition: try again')
+  }
+
+  function routeNow(topicId: string, partition: number): Route | null {
+    try {
+      return routes.now(topicId, partition)
+    } catch {
+      return null
+    }
+  }
+
   /**
    * Hands a write over, once: in the order of the calls, to whoever leads when its turn comes. Where the leader goes meanwhile, whether it
    * was done is not known, and whoever wrote must say it again in a way that does no harm.
@@ -119,7 +139,8 @@ export function createLogs(context: LogsContext): ClusterLogs {
         return await routes.enter(topicId, partition, leftMs, route => {
           return sure(topicId, partition, route, askAt(route, leftMs))
         })
-      } catch (error) {
+      } catch (thrown) {
+        const error = await asItIs(topicId, partition, thrown)
         const mayPass = isTributaryError(error, 'not_available') || isTributaryError(error, 'timeout')
         const isElsewhere = isTributaryError(error) && error.details.elsewhere === true
         if (!mayPass || isElsewhere || clock.monotonicMs() + ASK_AGAIN_MS >= deadlineMs) throw error
@@ -149,7 +170,9 @@ export function createLogs(context: LogsContext): ClusterLogs {
         leaderEpoch => ({ c: 'append', topicId, partition, leaderEpoch, acks: WIRE_ACKS[acks], batches }),
         ({ baseOffset }) => ({ baseOffset }),
         false,
-      ),
+      ).catch(async (error: unknown) => {
+        throw await asItIs(topicId, partition, error)
+      }),
     appendLane: (lane, batches) =>
       write(
         lane.topicId,
@@ -201,7 +224,7 @@ export function createLogs(context: LogsContext): ClusterLogs {
     },
     tip: lane => partitions.peek(lane.topicId, lane.partition)?.tip(idOf(lane)) ?? null,
     read: async (topicId, partition, offset, maxBytes, lastEpoch = -1) => {
-      const route = routes.now(topicId, partition)
+      const route = routeNow(topicId, partition)
       // Who read on from what an earlier leader wrote has to be told where that was lost, which only the leader can.
       if (route?.at === 'there' && (lastEpoch < 0 || lastEpoch === route.leaderEpoch)) {
         const kept = tails.take(topicId, partition, offset, route.leaderEpoch)

@@ -1,4 +1,4 @@
-import { isTributaryError, TributaryError } from '../../../common/errors.ts'
+import { TributaryError } from '../../../common/errors.ts'
 import type { Topic, Topics } from '../../ports.ts'
 import type { PartitionTable } from './partitions.ts'
 import type { Metadata } from './types.ts'
@@ -22,12 +22,9 @@ export function createTopics(
   return {
     list: () => image().topics(),
     byName,
-    find: async name => {
-      try {
-        return byName(name)
-      } catch (error) {
-        if (!isTributaryError(error, 'unknown_topic')) throw error
-      }
+    find: async (name, partition = 0) => {
+      const known = image().topicByName(name)
+      if (known !== undefined && partition < known.partitions) return known
       await metadata.submit('sync', {})
       return byName(name)
     },

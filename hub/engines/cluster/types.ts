@@ -58,6 +58,8 @@ export interface Peers {
    * it is located, and where it is not found then.
    */
   locate(nodeId: number, address: string | null): void
+  /** Another node says that a node is there: dialled there if it is not dialled. */
+  hear(nodeId: number, address: string): void
   /** Sends over the link dialled to the node; false, and not sent, where it is down or has too much to send. */
   send(nodeId: number, frame: SentFrame): boolean
   /**

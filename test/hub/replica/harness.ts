@@ -32,6 +32,8 @@ export interface HarnessOptions {
   maxRecordBytes?: number
   hubTimeMs?: () => number
   leaderEpoch?: number
+  /** It follows another node instead of leading alone. */
+  follows?: boolean
 }
 
 /** The role of a partition's only replica. */
@@ -79,7 +81,9 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
     counters,
     events: { acting: () => {}, failed: () => {}, damaged: () => {}, durable: () => {}, watermark: () => {} },
   })
-  partition.assign(loneLeader(options.leaderEpoch ?? 0))
+  if (options.follows === true)
+    partition.assign({ kind: 'follower', leader: 2, leaderEpoch: 1, adding: false })
+  else partition.assign(loneLeader(options.leaderEpoch ?? 0))
   await partition.open()
   return { disk, clock, dataDir, log, snapshots, partition, counters, gaps, damage }
 }

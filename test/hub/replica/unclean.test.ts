@@ -4,7 +4,7 @@ import { createLeaderEpochs } from '../../../hub/replica/leader-epochs.ts'
 import { encodeSnapshot } from '../../../hub/replica/producer-snapshot.ts'
 import { Producers } from '../../../hub/replica/producers.ts'
 import type { Role } from '../../../hub/replica/role.ts'
-import { runOf, testRun } from './batches.ts'
+import { plainOf, runOf, testRun } from './batches.ts'
 import { openOn } from './harness.ts'
 
 const lane = { edge: 'e1', lane: 0 }
@@ -23,6 +23,26 @@ function leaderUnder(leaderEpoch: number): Role {
   const seats = { replicas: [1, 2], isr: [1], leaderEpoch, partitionEpoch: leaderEpoch }
   return { kind: 'leader', self: 1, seats, required: 1 }
 }
+
+it('a replica whose newest snapshot is damaged knows that it lacks what lay before its log, and asks for it', async () => {
+  const { partition, log, disk, dataDir, clock } = await openOn()
+  const big = () => plainOf(['x'.repeat(30_000)])
+  await partition.startRun(lane, { run: P, prev: null, reason: 'first' })
+  await partition.appendLane(lane, runOf(P, 0, 2))
+  await partition.snapshot(0)
+  await partition.appendLane(lane, runOf(P, 2, 3))
+  for (let at = 0; at < 10; at++) await partition.append(big(), 'all')
+  await partition.snapshot(0)
+  const end = log.endOffset()
+  for (let at = 0; at < 5; at++) await partition.append(big(), 'all')
+  await log.truncateBefore(end)
+  expect(log.startOffset()).toBeGreaterThan(6)
+  await dataDir.close()
+  const folder = '/data/producers/p'
+  await disk.replaceFile(`${folder}/${(await disk.list(folder)).at(-1)}`, new Uint8Array(20))
+  const again = await openOn({ disk, clock, follows: true })
+  expect(again.partition.following.isComplete()).toBe(false)
+})
 
 it('a leader that nobody else could be says of producers what its log holds, not what it had yet to fetch', async () => {
   const { partition, log, snapshots } = await openOn()

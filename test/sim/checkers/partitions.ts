@@ -45,7 +45,7 @@ export class PartitionsChecker {
       if (record.type !== 'partition_changed') continue
       const place = this.#placeOf(record)
       const before = place.committed
-      if (before !== null) this.#follows(before, record, record.unclean)
+      if (before !== null) this.#follows(before, record)
       if (before !== null && record.leaderEpoch > before.leaderEpoch) place.electedMs = this.#world.nowMs()
       place.committed = record
       place.proposed = place.proposed.filter(each => each.index > index)
@@ -76,7 +76,7 @@ export class PartitionsChecker {
   }
 
   /** KIP-497: epochs never go back, who leads is in sync and was so before, and nobody is in sync that holds no replica. */
-  #follows(before: PartitionState, after: PartitionState, isUnclean: boolean): void {
+  #follows(before: PartitionState, after: PartitionState): void {
     const wrong = (what: string): Error =>
       new Error(`${what}: ${JSON.stringify(after)} was committed upon ${JSON.stringify(before)}`)
     if (after.partitionEpoch <= before.partitionEpoch) throw wrong('a partition epoch does not go up')
@@ -86,8 +86,9 @@ export class PartitionsChecker {
     if (after.leader !== null && !after.isr.includes(after.leader)) throw wrong('who is not in sync leads')
     if (after.leaderEpoch > before.leaderEpoch) {
       this.#world.count('leaders elected')
-      const isMember = after.leader !== null && before.isr.includes(after.leader)
-      if (!isMember && !isUnclean) throw wrong('who was not in sync was elected')
+      // No topic here lets anybody else lead.
+      if (after.leader === null || !before.isr.includes(after.leader))
+        throw wrong('who was not in sync was elected')
     }
     if (after.isr.some(member => !before.isr.includes(member))) this.#world.count('isr grows')
     if (before.isr.some(member => !after.isr.includes(member))) this.#world.count('isr shrinks')

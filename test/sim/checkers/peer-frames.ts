@@ -18,7 +18,7 @@ export interface PeerFrameListeners {
 
 // A frame begins with a CBOR map of few keys, `t` first.
 const TAG_AT = 4
-const TAGS = ['raft', 'fetch', 'fetched', 'answer', 'node-heartbeat'] as const
+const TAGS = ['raft', 'fetch', 'fetched', 'answer', 'node-heartbeat', 'snapshot-chunk'] as const
 
 /** Which of the frames that matter it is, without decoding it. */
 export function peerTag(data: Uint8Array): (typeof TAGS)[number] | null {
@@ -54,8 +54,10 @@ export function showPeerFrame(data: Uint8Array, pipe: Pipe, listeners: PeerFrame
     return
   }
   if (tag === 'answer' && isOutdated(data)) listeners.outdated()
-  if (tag !== 'raft' && tag !== 'fetch') return
+  if (tag !== 'raft' && tag !== 'fetch' && tag !== 'snapshot-chunk') return
   const frame = decodePeerFrame(data, 'dialler')
   if (frame.t === 'fetch') listeners.fetch(frame, from.process)
+  // Each piece has it.
+  if (frame.t === 'snapshot-chunk' && frame.position === 0) listeners.raft(decodeMessage(frame.message))
   if (frame.t === 'raft') for (const message of frame.messages) listeners.raft(decodeMessage(message))
 }

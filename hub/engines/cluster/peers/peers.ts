@@ -86,6 +86,9 @@ export function createPeers(given: Omit<PeerContext, 'counters'>): Peers {
       else located.add(nodeId)
       find(nodeId, address)
     },
+    hear: (nodeId, address) => {
+      if (!dialled.has(nodeId)) saysAddress(nodeId, address)
+    },
     send: (nodeId, frame) => dialled.get(nodeId)?.link.send(frame) ?? false,
     call: (nodeId, call, timeoutMs) => {
       const known = dialled.get(nodeId)

@@ -44,7 +44,7 @@ export type Judge = <Name extends CallName>(
 ) => Plan<CallResponse<Name>>
 
 /** How the controller's node is reached. */
-export type ControllerPeers = Pick<Peers, 'isUp'> & {
+export type ControllerPeers = Pick<Peers, 'isUp' | 'hear'> & {
   call(nodeId: number, call: ControllerCall, timeoutMs: number): Promise<AnswerTo<'controller'>>
 }
 
@@ -110,7 +110,10 @@ export function createAsking(context: AskingContext): Asking {
 
   function told(error: unknown): Attempt<never> {
     if (!isTributaryError(error) || error.details.judged === true) throw error
-    isTakenForIt = error.details.leader === nodeId
+    const { leader, leaderAddress } = error.details
+    isTakenForIt = leader === nodeId
+    // Who is new here may not have been told of it.
+    if (typeof leader === 'number' && typeof leaderAddress === 'string') peers.hear(leader, leaderAddress)
     // Told so by the controller's node, or not sent for want of room.
     if (error.details.judged === false || error.code === 'throttled') return { t: 'again' }
     // The link broke, or nothing came over it.
@@ -195,7 +198,11 @@ export function createAsking(context: AskingContext): Asking {
     const leader = context.controllerId()
     if (judged.t === 'unknown') throw fateUnknown(name)
     throw new TributaryError('not_available', 'this node is not the active controller', {
-      details: { judged: false, leader: leader === nodeId ? null : leader },
+      details: {
+        judged: false,
+        leader: leader === nodeId ? null : leader,
+        leaderAddress: leader === null ? null : (machine.image().node(leader)?.peerAddress ?? null),
+      },
     })
   }
 

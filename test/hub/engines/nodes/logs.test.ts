@@ -196,6 +196,24 @@ describe('a leader that changes', () => {
     expect(await nodes.node(1).logs.openLane(lane)).toEqual({ tip: null, leaderEpoch: 0 })
   })
 
+  test('of a partition that this node has not heard of yet is asked for, not denied', async () => {
+    nodes.commit([1, 2, 3].map(registered))
+    nodes.commit([created(3), ledBy(2, 1, 1)], [1])
+    const { logs } = nodes.node(3)
+    const hear = () => nodes.commit([created(3), ledBy(2, 1, 1)], [2, 3])
+    nodes.beforeSync = hear
+    expect(await code(logs.append(TOPIC, 2, plainOf(['x']), 'all'))).toBe('not_available')
+    expect(await logs.append(TOPIC, 2, plainOf(['x']), 'all')).toEqual({ baseOffset: 0 })
+    expect(await code(logs.append(TOPIC, 3, plainOf(['x']), 'all'))).toBe('unknown_topic')
+    nodes.commit([created(4), ledBy(3, 1, 1)], [1])
+    nodes.beforeSync = () => nodes.commit([created(4), ledBy(3, 1, 1)], [2, 3])
+    expect(await logs.bounds(TOPIC, 3)).toMatchObject({ highWatermark: 0 })
+    nodes.commit([created(5), ledBy(4, 1, 1)], [1])
+    nodes.beforeSync = () => nodes.commit([created(5), ledBy(4, 1, 1)], [2, 3])
+    expect(await logs.read(TOPIC, 4, 0, 1_000)).toMatchObject({ nextOffset: 0 })
+    expect(await code(logs.read(TOPIC, 5, 0, 1_000))).toBe('unknown_topic')
+  })
+
   test('that is not linked is waited for too', async () => {
     const { logs } = nodes.node(3)
     nodes.part(3, 1)

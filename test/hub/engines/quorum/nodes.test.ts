@@ -206,6 +206,14 @@ describe('a node', () => {
     await stage.until(() => `${stage.live(4)}` === `${FOUR}`, 'it is back')
   })
 
+  it('that joins is told by those it was told of where the controller is', async () => {
+    await found()
+    await ledByFour()
+    const { started } = stage.start(5, [2, 3, 5])
+    await stage.run(started)
+    await stage.until(() => stage.live(4).includes(5), 'it lives')
+  })
+
   it('whose directory was wiped finds a controller that its configuration does not know', async () => {
     await found()
     await ledByFour()

@@ -167,6 +167,7 @@ export class QuorumStage {
         peers: {
           send: (to, frame) => up.alive && this.#send(id, to, frame),
           call: (to, call) => this.#call(id, to, call),
+          hear: () => {},
           isUp: to => this.#passes(id, to),
         },
         otherNodes: () => [...this.nodes.keys()].filter(other => other !== id),
