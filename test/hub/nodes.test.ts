@@ -159,6 +159,23 @@ describe('what operators see', () => {
   })
 })
 
+describe('a node that is removed while it runs', () => {
+  it('stops, and comes back with another directory alone', async () => {
+    const [first, second] = await Promise.all([start(1, [2]), start(2, [1])])
+    const { cluster } = first.ports
+    await until(() => cluster.status().activeNodes === 2, 'both live')
+    await cluster.drain(2, true)
+    await until(() => cluster.nodes().find(({ nodeId }) => nodeId === 2)?.replicas === 0, 'it is drained')
+    await cluster.remove(2)
+    expect((await second.failed).code).toBe('fenced')
+    await stop(second)
+    const refused = await start(2, [1]).catch((error: unknown) => error)
+    expect(isTributaryError(refused, 'config_invalid') && refused.message).toContain('was removed')
+    await start(2, [1], '2b')
+    await until(() => cluster.status().activeNodes === 2, 'it is back')
+  })
+})
+
 describe('a data directory', () => {
   it('is refused to another node, which would remove what may be the only copy in it', async () => {
     const [first, second] = await Promise.all([start(1, [2]), start(2, [1])])

@@ -8,14 +8,29 @@ import { memberId, nodeIdOf } from '../../raft/types.ts'
 /** Whose a data directory is: one node's, for good. What lies in it is that node's part of the cluster. */
 
 const FILE = 'node-id'
+const REMOVED_FILE = 'removed'
 
 /**
  * To be called before anything in the directory is looked at. Rejects with `config_invalid` where it is another node's: to the cluster, its
- * partitions would have no place on this node, and what may be the only copy of them would be removed.
+ * partitions would have no place on this node, and what may be the only copy of them would be removed. The same where the node was removed.
  */
 export async function refuseOthersDirectory(disk: Disk, path: string, nodeId: number): Promise<void> {
   const owner = await ownerOf(disk, path)
   if (owner !== null) refuseOther(path, owner, nodeId)
+  if (!(await disk.exists(`${path}/${REMOVED_FILE}`))) return
+  throw new TributaryError(
+    'config_invalid',
+    `node ${nodeId} was removed from its cluster while it ran with ${path}: give it an empty directory to come back as a new one, or delete ${path}/${REMOVED_FILE} if it is to come back with this one`,
+  )
+}
+
+/** The cluster removed the node: whatever starts processes again must not make it one of the cluster's again. */
+export async function markRemoved(disk: Disk, path: string, log: Logger): Promise<void> {
+  try {
+    await disk.replaceFile(`${path}/${REMOVED_FILE}`, new Uint8Array(0))
+  } catch (error) {
+    log.warn({ reason: messageOf(error) }, 'the directory could not be marked as that of a removed node')
+  }
 }
 
 /** Makes the directory this node's for good. Rejects as above; one that does not say whose it is is known by its seat in the quorum. */

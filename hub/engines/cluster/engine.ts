@@ -17,7 +17,7 @@ import type { Role } from '../../replica/role.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
 import { clientAddresses } from './addresses.ts'
 import { createCalls } from './calls.ts'
-import { claimDirectory, refuseOthersDirectory } from './claim.ts'
+import { claimDirectory, markRemoved, refuseOthersDirectory } from './claim.ts'
 import type { ClusterNode } from './cluster-node.ts'
 import { openClusterNode } from './cluster-node.ts'
 import { createFleet } from './fleet.ts'
@@ -245,6 +245,10 @@ async function openOver(
   gaps.begin({ nodeId, metadata, routes, peers, partitions })
   const maintenance = startMaintenance(env, hubTime, partitions, log)
   let closing: Promise<void> | null = null
+  let marked = Promise.resolve()
+  failure.listen(({ code, details }) => {
+    if (code === 'fenced' && details.removed === true) marked = markRemoved(env.disk, dataDir.path, log)
+  })
 
   async function close(): Promise<void> {
     await maintenance.stop()
@@ -257,6 +261,7 @@ async function openOver(
         .catch(error => log.warn({ reason: messageOf(error) }, 'no producer snapshot'))
     })
     await node.close()
+    await marked
     await dataDir.close()
   }
 

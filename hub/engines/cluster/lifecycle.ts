@@ -97,7 +97,7 @@ export function createLifecycle(context: LifecycleContext): Lifecycle {
     const message = removed
       ? `node ${nodeId} was removed from the cluster: give it an empty directory to come back as a new one`
       : `another process registered as node ${nodeId}: two must not run under one node id`
-    context.failed(new TributaryError('fenced', message))
+    context.failed(new TributaryError('fenced', message, { details: { removed } }))
   }
 
   function isLive(): boolean {
