@@ -9,6 +9,7 @@ import { benchClusterAtRest, benchReplication } from './cluster.ts'
 import { benchController } from './controller.ts'
 import { benchFailover } from './failover.ts'
 import { benchFanOut, benchLatency } from './flow.ts'
+import { benchHeavyDisk } from './heavy-disk.ts'
 import { benchIdle } from './idle.ts'
 import { benchLog } from './log.ts'
 import type { BenchContext } from './measure.ts'
@@ -30,6 +31,7 @@ const SECTIONS: Record<string, (context: BenchContext) => Promise<void>> = {
   cluster: benchClusterAtRest,
   replication: benchReplication,
   failover: benchFailover,
+  'heavy-disk': benchHeavyDisk,
 }
 
 const { values, positionals } = parseArgs({
