@@ -82,7 +82,9 @@ function forkLane(lane: LaneState, out: Output[]): void {
 }
 
 /** Why the records from `from` on have no predecessor that the hub knows. */
-function breakReason({ ledger }: LaneState, from: number): BreakReason {
+function breakReason(lane: LaneState, from: number): BreakReason {
+  const { ledger } = lane
+  if (!isRemembered(lane)) return 'fork'
   const run = runAt(ledger.runs, from) ?? runFrom(ledger.runs, from)
   if (run === undefined || run.prev !== null || run.reason === 'next') return 'fork'
   if (run.reason !== 'first') return run.reason
@@ -102,10 +104,15 @@ function heldEnd({ runs, committed, durableEnd }: Ledger, past: readonly PastRun
 }
 
 /** Whether the hub lacks what comes after the place where the lane resumed; of one that forks it may have it, and not remember. */
-function isSure({ forked, ledger, opened }: LaneState): boolean {
+function isSure(lane: LaneState): boolean {
+  return !lane.forked || isRemembered(lane)
+}
+
+/** Whether the hub would have told of newer runs of this directory, if it had any. */
+function isRemembered({ ledger, opened }: LaneState): boolean {
   const past = opened?.tip?.past ?? []
   const known = past.findIndex(({ run }) => findRun(ledger.runs, run) !== undefined)
-  return !forked || (known < 0 ? past.length : known) < WIRE_LIMITS.exactPastRuns
+  return (known < 0 ? past.length : known) < WIRE_LIMITS.exactPastRuns
 }
 
 /** The hub has nothing of this lane: from the first record it could be told of. */

@@ -411,6 +411,11 @@ test('a tip of another directory after many runs: what the hub may have, and doe
       committed lane=t/0 offset=6
       change t/0 {kind: lose, from: 6, to: 7, reason: fork}"
   `)
+  // Nor can one that has no ack say that the hub has nothing of it.
+  const fresh = script([lane('t', 10, { topicId: 'T' })], 7, 'A')
+  fresh.welcome(8)
+  fresh.opened(1, 'T', { run: FIRST_RUN_ID + 90, next: 4, committed: 4, past: others })
+  expect(fresh.transcript()).toContain('change t/0 {kind: recut, from: 0, reason: fork}')
 })
 
 test('a summary goes out as a gap of its one sequence, in its place', () => {
