@@ -53,7 +53,7 @@ export function startLoad(sim: Sim): { stop(): void } {
 function produceSome(client: ClientHost, topic: string, burst: number, rng: Rng): void {
   const count = 1 + rng.below(burst * 2)
   const isSingle = topic === SMALL_TOPIC || topic === BRIEF_TOPIC || rng.below(2) === 0
-  const acks = ([0, 1, 1] as const)[rng.below(30)] ?? 'all'
+  const acks = ([0, 1, 1] as const)[rng.below(15)] ?? 'all'
   client.produce(
     topic,
     count,

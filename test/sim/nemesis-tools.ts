@@ -1,5 +1,7 @@
 import type { Rng } from '../../common/env.ts'
+import { PEER_PATH } from '../../common/wire-peer.ts'
 import type { FakeDisk } from '../fake-disk.ts'
+import { peerTag } from './checkers/peer-frames.ts'
 import type { HostClock } from './host-clock.ts'
 import type { SimProcess } from './process.ts'
 import type { Sim } from './sim.ts'
@@ -50,10 +52,11 @@ export async function bounce(
   mostMs: number,
 ): Promise<void> {
   if (how === 'power') {
-    // Often a disk stalls before the machine goes, with all that it holds back.
+    // Often a disk stalls before the machine goes, with all that it holds back; and it goes when it has just promised something.
     if (rng.below(2) === 0) {
       machine.slowness = STALLED
       await pause(20, 500)
+      await Promise.race([sim.network.whenSaid(machine.host, isPromise), pause(20, 500)])
       machine.slowness = 1
     }
     machine.powerOff()
@@ -68,6 +71,11 @@ export async function bounce(
   machine.kill()
   await pause(10, mostMs)
   machine.start()
+}
+
+/** What is said to edges and clients, and by followers to their leaders. */
+function isPromise(path: string, data: Uint8Array): boolean {
+  return path !== PEER_PATH || peerTag(data) === 'fetch'
 }
 
 /** SIGSTOP, and SIGCONT. */

@@ -22,6 +22,12 @@ export type Fate = 'pass' | 'drop' | 'twice' | 'late'
 /** Picks connections by who dialled whom, and for what. */
 export type IsWanted = (from: string, to: string, path: string) => boolean
 
+interface Heeded {
+  host: string
+  isWanted(path: string, data: Uint8Array): boolean
+  resolve(): void
+}
+
 const BROKEN: LinkClosed = { code: 1006, reason: '' }
 /** The last of TCP's attempts to send again may lie so far apart. */
 const MAX_RESEND_MS = 2_000
@@ -36,6 +42,7 @@ export class Network {
   /** Directed: `from>to` to when it was blocked. */
   readonly #blocked = new Map<string, number>()
   readonly #off = new Set<string>()
+  readonly #heeded = new Set<Heeded>()
   readonly #refusing = new Set<string>()
   /** What a message takes from one machine to another, without the faults. */
   latencyMs: () => number = () => 0.2
@@ -52,6 +59,21 @@ export class Network {
 
   constructor(world: World) {
     this.#world = world
+  }
+
+  /** Resolves as soon as a machine has said something that `isWanted`. */
+  whenSaid(host: string, isWanted: (path: string, data: Uint8Array) => boolean): Promise<void> {
+    return new Promise(resolve => {
+      this.#heeded.add({ host, isWanted, resolve })
+    })
+  }
+
+  #heed(host: string, path: string, data: Uint8Array): void {
+    for (const heeded of this.#heeded) {
+      if (heeded.host !== host || !heeded.isWanted(path, data)) continue
+      this.#heeded.delete(heeded)
+      heeded.resolve()
+    }
   }
 
   #tripMs(): number {
@@ -308,6 +330,7 @@ export class Network {
   #send(out: Pipe, data: Uint8Array): void {
     const world = this.#world
     this.onSend?.(data, out)
+    this.#heed(out.from.process.host, out.connection.path, data)
     const verdict = this.fate(out.connection.path, data, out.from.process.host, out.to.process.host)
     if (verdict === 'drop') return
     // As a socket does, the link owns what it was given: later changes by the sender must not show.

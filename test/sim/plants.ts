@@ -13,7 +13,7 @@ export interface Plant {
 export const PLANTS: readonly Plant[] = [
   {
     name: 'skip an fsync',
-    seeds: 60,
+    seeds: 40,
     patches: [
       {
         file: 'common/log/data-dir.ts',
@@ -24,7 +24,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'ack before the in-sync set has it',
-    seeds: 200,
+    seeds: 40,
     patches: [
       {
         file: 'hub/replica/in-sync.ts',
@@ -46,7 +46,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'count the un-synced end of a follower',
-    seeds: 400,
+    seeds: 60,
     patches: [
       {
         file: 'hub/replica/following.ts',
@@ -84,7 +84,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: "lead under an old incarnation's epoch",
-    seeds: 200,
+    seeds: 40,
     patches: [
       {
         file: 'hub/engines/cluster/replication.ts',
@@ -105,7 +105,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'let a wiped directory keep its seat',
-    seeds: 400,
+    seeds: 60,
     patches: [
       {
         file: 'hub/controller/nodes.ts',
@@ -126,7 +126,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'vote twice',
-    seeds: 400,
+    seeds: 120,
     patches: [
       {
         file: 'hub/raft/election.ts',
@@ -137,7 +137,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'vote for a log that lacks what is committed',
-    seeds: 400,
+    seeds: 60,
     patches: [
       {
         file: 'hub/raft/election.ts',
@@ -148,14 +148,14 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'commit by counting what is not durable at followers',
-    seeds: 400,
+    seeds: 120,
     patches: [
       { file: 'hub/raft/node.ts', find: 'after: dependent ? after : 0', replace: 'after: dependent ? 0 : 0' },
     ],
   },
   {
     name: 'evaluate two changes of an in-sync set against the same image',
-    seeds: 400,
+    seeds: 40,
     patches: [
       {
         file: 'hub/engines/cluster/quorum/speculation.ts',
@@ -166,7 +166,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'elect whom the in-sync set lacks',
-    seeds: 200,
+    seeds: 40,
     patches: [
       {
         file: 'hub/controller/nodes.ts',
@@ -177,7 +177,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'serve beyond the high watermark',
-    seeds: 200,
+    seeds: 40,
     patches: [
       {
         file: 'hub/replica/leader.ts',
@@ -188,7 +188,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'free edge data on next instead of committed',
-    seeds: 400,
+    seeds: 100,
     patches: [
       {
         file: 'edge/forward-lane.ts',
@@ -199,7 +199,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: "expire an edge's run",
-    seeds: 100,
+    seeds: 40,
     patches: [
       {
         file: 'hub/replica/producers.ts',
@@ -211,7 +211,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'drop a gap',
-    seeds: 200,
+    seeds: 40,
     patches: [
       {
         file: 'hub/replica/producers.ts',
@@ -222,7 +222,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'take a batch that is there already',
-    seeds: 100,
+    seeds: 40,
     patches: [
       {
         file: 'hub/replica/client-producers.ts',

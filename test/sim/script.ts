@@ -14,7 +14,7 @@ import { loseMinority } from './minority.ts'
 import { Nemesis } from './nemesis.ts'
 import type { Sim } from './sim.ts'
 import { BRIEF_TOPIC, READ_TOPICS, SMALL_TOPIC } from './sim.ts'
-import { LEAST_ACKS } from './summary.ts'
+import { LEAST_ACKS, LEAST_SIM_MS } from './summary.ts'
 
 /** A seed's story: all starts, load and faults, then all is healed and must come to its end in bounded time, then all is judged. */
 
@@ -42,7 +42,8 @@ export async function play(sim: Sim): Promise<void> {
   await nemesis.heal()
   await loseMinority(sim, world.stream())
   await world.sleep(HEALED_MS)
-  await sim.until('enough is acked', () => world.acks() >= LEAST_ACKS, ENOUGH_MS)
+  const isEnough = (): boolean => world.acks() >= LEAST_ACKS && world.nowMs() >= LEAST_SIM_MS
+  await sim.until('enough is acked', isEnough, ENOUGH_MS)
   load.stop()
   await drain(sim)
   await untilNodesAgree(sim)

@@ -11,6 +11,8 @@ export interface Summary {
   seeds: number
   /** Ran long enough and acked enough. */
   counted: number
+  /** Well, but too short or with too little to count. */
+  slight: number[]
   failed: number[]
   simulatedSeconds: number
   acks: number
@@ -58,6 +60,10 @@ const OUTCOMES: readonly string[] = [
   'a minority stays away',
 ]
 
+function counts({ simMs, acks }: SeedResult): boolean {
+  return simMs >= LEAST_SIM_MS && acks >= LEAST_ACKS
+}
+
 export class Tally {
   readonly #results: SeedResult[] = []
   readonly #counters = new Map<string, number>()
@@ -78,7 +84,8 @@ export class Tally {
     const counters = [...this.#counters].sort(([one], [other]) => (one < other ? -1 : 1))
     return {
       seeds: results.length,
-      counted: results.filter(({ simMs, acks }) => simMs >= LEAST_SIM_MS && acks >= LEAST_ACKS).length,
+      counted: results.filter(counts).length,
+      slight: results.filter(result => result.failure === null && !counts(result)).map(({ seed }) => seed),
       failed: results.filter(({ failure }) => failure !== null).map(({ seed }) => seed),
       simulatedSeconds: Math.round(total(({ simMs }) => simMs) / 1_000),
       acks: total(({ acks }) => acks),
