@@ -5,6 +5,8 @@ import type { World } from '../world.ts'
 /** Told of what is in the metadata log; entries without data are left out. */
 export interface EntryListener {
   proposed(index: number, bytes: Uint8Array): void
+  /** From now on so many vote. */
+  voters(count: number): void
   /** In the order of the log. */
   committed(index: number, bytes: Uint8Array): void
   /** Entries were committed that were never seen. */
@@ -89,6 +91,7 @@ export class MetadataChecker {
       const bytes = payload.t === 'data' ? payload.bytes : NO_BYTES
       this.#entries.set(key, { crc, bytes })
       if (bytes.length > 0) this.#listener.proposed(index, bytes)
+      if (payload.t === 'config') this.#listener.voters(payload.config.voters.length)
     } else if (known.crc !== crc) throw new Error(`two entries at index ${index} of term ${term}`)
     // Who was elected since has all that was committed before (paper 5.4.3).
     const committed = this.#committed.get(index)

@@ -27,6 +27,8 @@ interface Place {
 export class PartitionsChecker {
   readonly #world: World
   readonly #places = new Map<string, Place>()
+  /** Who votes alone commits what nobody was told of yet: then nothing is known of the sets that leaders go by. */
+  #isDecidedAlone = true
 
   constructor(world: World) {
     this.#world = world
@@ -37,6 +39,10 @@ export class PartitionsChecker {
     for (const record of decodeRecords(bytes)) {
       if (record.type === 'partition_changed') this.#placeOf(record).proposed.push({ index, state: record })
     }
+  }
+
+  voters(count: number): void {
+    this.#isDecidedAlone = count < 2
   }
 
   /** Entries come in their order; those before `index` that were not told of are not known. */
@@ -108,7 +114,7 @@ export class PartitionsChecker {
       // It says so of itself, too: to its successors it need not.
       told.set(leader, Math.max(told.get(leader) ?? 0, highWatermark))
       // One that has not heard of its successor goes by an in-sync set of before.
-      if (committed === null || leaderEpoch < committed.leaderEpoch) continue
+      if (committed === null || leaderEpoch < committed.leaderEpoch || this.#isDecidedAlone) continue
       const members = committed.isr.filter(id => proposed.every(({ state }) => state.isr.includes(id)))
       for (const member of members) {
         const end = told.get(member) ?? 0
