@@ -201,7 +201,10 @@ export function removeNode(image: Image, nodeId: number, nowMs: number): Plan<nu
   const changes: PartitionChanged[] = []
   let alone = 0
   for (const state of held) {
-    if (!state.isr.some(member => member !== nodeId)) alone++
+    // Where nobody is in sync the node has no seat to lose; what there is to choose from must not go with it.
+    const { replicas, adding, isr } = state
+    const holders = isr.length > 0 ? isr : replicas.filter(member => !adding.includes(member))
+    if (!holders.some(member => member !== nodeId)) alone++
     else changes.push(withoutReplica(state, nodeId, nodes))
   }
   if (!image.nodes().some(other => other.nodeId !== nodeId && !other.draining)) {

@@ -269,6 +269,25 @@ describe('removal', () => {
     expect(image.partitionsOn(holder).size).toBe(0)
   })
 
+  it('of a node that holds no seat where nobody does leaves the rest to others, if there are any', () => {
+    const { call, start, fence, at, image } = three()
+    fence(2)
+    fence(3)
+    fence(1)
+    start(1, { directoryId: 'other' })
+    expect(at('t')).toMatchObject({ replicas: [1, 2, 3], isr: [], leader: null })
+    call('remove-node', { nodeId: 2 })
+    expect(at('t')).toMatchObject({ replicas: [1, 3], isr: [], leader: null })
+    fence(1)
+    start(3)
+    call('remove-node', { nodeId: 1 })
+    expect(at('t')).toMatchObject({ replicas: [3], isr: [], leader: null })
+    start(4)
+    fence(3)
+    expect(codeOf(() => call('remove-node', { nodeId: 3 }))).toBe('invalid_argument')
+    expect(image.node(3)).toBeDefined()
+  })
+
   it('of a draining node waits until it is empty', () => {
     const { call } = three()
     call('drain-node', { nodeId: 1, draining: true })
