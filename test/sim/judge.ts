@@ -93,7 +93,7 @@ export async function compareReplicas(
 
 async function checkReaders(
   sim: Sim,
-  { topic, partition, batches, startOffset }: FinalPartition,
+  { topic, partition, batches, startOffset, highWatermark }: FinalPartition,
   served: ServedChecker,
   readers: ReadersChecker,
 ): Promise<void> {
@@ -111,7 +111,8 @@ async function checkReaders(
   }
   served.checkAllThere(topic.topicId, partition, startOffset, offsets)
   if (!READ_TOPICS.some(name => name === topic.name)) return
-  for (const { host } of sim.clients) readers.check(`${host} ${topic.name}`, partition, records)
+  for (const { host } of sim.clients)
+    readers.check(`${host} ${topic.name}`, partition, records, highWatermark)
 }
 
 export function textOf(value: Uint8Array | null): string {

@@ -73,7 +73,7 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'keep what producers did past a truncation',
-    seeds: 400,
+    seeds: 60,
     patches: [
       {
         file: 'hub/replica/store.ts',

@@ -48,6 +48,8 @@ export async function play(sim: Sim): Promise<void> {
   await drain(sim)
   await untilNodesAgree(sim)
   checkAdmin(sim)
+  // Records that nobody waits for an ack of may still come.
+  served.over()
   const found = await readEverything(sim)
   await untilReadersAreThere(sim, readers, found)
   await judge(sim, found, served, readers, partitions)
