@@ -33,7 +33,7 @@ export interface ReplicaEvents {
   acting(): void
   /** It can't, as its log could not be opened: `retry` it later. */
   failed(error: unknown): void
-  /** A stretch of its log is damaged that other replicas may have. */
+  /** A stretch of its log is damaged that other replicas may have, or it is to lead and lacks what they may know of producers. */
   damaged(): void
   /** More of its log is durable. */
   durable(): void

@@ -104,6 +104,6 @@ function awaitsRepair(name: string, { fromOffset, toOffset }: Damage): Tributary
 
 /** The refusal of a replica that can't lead before its log is whole again. */
 export function underRepair(name: string): TributaryError {
-  const message = `${name}: a damaged part of its log is fetched from another replica; try again`
+  const message = `${name}: what is damaged of it is fetched from another replica; try again`
   return new TributaryError('not_available', message)
 }

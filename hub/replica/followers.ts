@@ -64,21 +64,27 @@ export async function readStretch(
   return log.read(fromOffset, maxBytes, limit)
 }
 
+/** The refusal of a replica that has none to give yet. */
+export function noSnapshot(name: string): TributaryError {
+  return new TributaryError('not_available', `${name} has no producer snapshot yet; try again`)
+}
+
 /** The refusal of a stretch that the log does not reach. */
 export function nothingThere(fromOffset: number): TributaryError {
   return new TributaryError('offset_out_of_range', `nothing is held here from offset ${fromOffset} on`)
 }
 
 /**
- * The newest producer snapshot, for a replica that begins at the log's start: all of it is committed, so whoever leads later has what
+ * The newest producer snapshot, for a replica whose log begins at `startOffset`: all of it is committed, so whoever leads later has what
  * it tells of. Made where there is none. Undefined where the log has nothing to tell.
  */
-export async function snapshotForFollower(
+export async function snapshotFor(
   { log, snapshots, wanting }: ReplicaStore,
   keeper: SnapshotKeeper,
+  startOffset: number,
 ): Promise<GivenSnapshot | undefined> {
   if (wanting()) return undefined
-  if (snapshots.newestOffset() < Math.max(1, log.startOffset())) await keeper.save()
+  if (snapshots.newestOffset() < Math.max(1, startOffset)) await keeper.save()
   const found = await snapshots.loadAtOrBelow(log.durableEndOffset())
-  return found !== undefined && found.offset >= log.startOffset() ? found : undefined
+  return found !== undefined && found.offset >= startOffset ? found : undefined
 }

@@ -6,7 +6,7 @@ import { underRepair } from './damage.ts'
 import type { EarlyOperations } from './early-operations.ts'
 import { createEarlyOperations } from './early-operations.ts'
 import type { GivenBatches, GivenSnapshot } from './followers.ts'
-import { readForFollower, snapshotForFollower } from './followers.ts'
+import { noSnapshot, readForFollower, snapshotFor } from './followers.ts'
 import type { Following, Known } from './following.ts'
 import { createFollowing } from './following.ts'
 import type { InSync } from './in-sync.ts'
@@ -73,6 +73,7 @@ export class Partition implements Leading {
       beginAnew: work => this.#beginAnew(work),
       tells: () => this.#role.kind === 'leader',
       covered: () => this.#covered(),
+      leaderStart: () => this.#known.leaderStart,
       refusal: leaderEpoch => this.#refusalUnder(leaderEpoch),
     })
     this.#waiters = createWaiters(context.clock, () => this.#inSync?.highWatermark() ?? 0)
@@ -170,7 +171,7 @@ export class Partition implements Leading {
 
   /** Who was not in sync may know of producers what it has yet to fetch, and as a leader never will: it would say that it holds what is lost. */
   #mayLead(store: ReplicaStore): boolean {
-    return this.#role.kind !== 'leader' || (store.complete() && !store.ahead())
+    return this.#role.kind !== 'leader' || !store.ahead()
   }
 
   #act(): void {
@@ -191,11 +192,11 @@ export class Partition implements Leading {
     } else this.#store?.epochs.cutAfter(endOffset)
     if (role.kind !== 'leader') this.#store?.damage.setAlone(false)
     this.#context.events.acting()
-    if ((this.#store?.damage.waiting().length ?? 0) > 0) this.#context.events.damaged()
+    if (this.repairs.damaged().length > 0 || this.repairs.lacksProducers()) this.#context.events.damaged()
   }
 
   #lead(store: ReplicaStore, inSync: InSync): void {
-    if (store.wanting()) {
+    if (store.wanting() || !store.complete()) {
       this.#early.refuse(underRepair(this.#context.name))
       return
     }
@@ -434,9 +435,12 @@ export class Partition implements Leading {
   async snapshotForFollower(): Promise<GivenSnapshot> {
     this.#leads()
     const [store, keeper] = [this.#store, this.#keeper]
-    const found = store !== null && keeper !== null ? await snapshotForFollower(store, keeper) : undefined
+    const found =
+      store === null || keeper === null
+        ? undefined
+        : await snapshotFor(store, keeper, store.log.startOffset())
     if (found !== undefined) return found
-    throw new TributaryError('not_available', `${this.#context.name} has no producer snapshot yet; try again`)
+    throw noSnapshot(this.#context.name)
   }
 
   // --------------------------------------------------------------------------------------- following

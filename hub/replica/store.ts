@@ -49,7 +49,7 @@ export interface ReplicaStore extends History {
   install(snapshot: { offset: number; bytes: Uint8Array }): Promise<void>
   /** What is derived, made anew. Nothing else meanwhile. */
   rebuild(): Promise<void>
-  /** Makes what is derived that of this log alone, for who leads with what it has: what others had told of is lost. Nothing else meanwhile. */
+  /** Takes what is derived of this log alone for all there is, for who leads with it: what others know or had told of is lost. Nothing else meanwhile. */
   stand(): Promise<void>
   /** An append that the log had taken failed. */
   appendFailed(error: unknown): void

@@ -12,13 +12,15 @@ import type { Peers } from './types.ts'
 /**
  * Fetches what is damaged in this node's logs from other replicas: a follower from its leader, a leader from whoever has it. Only what each
  * of them is known to lack is given up, by the leader first; a replica that can't be asked is waited for. One stretch at a time, for it is
- * rare, and the disk may be sick.
+ * rare, and the disk may be sick. A leader whose producer snapshots are damaged gets another replica's before it takes anything.
  */
 
 const CHUNK_BYTES = MIB
 const CALL_TIMEOUT_MS = 10 * SECOND_MS
 /** Those who could not be asked are asked again after so long. */
 const RETRY_MS = 2 * SECOND_MS
+/** A leader waits so long for what replicas that are not in sync, and can't be asked, know of producers. */
+const PRODUCERS_WAIT_MS = 30 * SECOND_MS
 /** Stretches whose troubles are told of in a process's life. */
 const MAX_TOLD = 10_000
 
@@ -46,6 +48,8 @@ export function createRepairer(context: RepairerContext): Repairer {
   const queue = new Set<string>()
   const later = new Set<string>()
   const toldOf = new Set<string>()
+  /** Since when leaders look for what they lack of producers. */
+  const lacking = new Map<string, number>()
   const counters = { repairedStretches: 0, lostStretches: 0 }
   let running = false
   let retry: Timer | null = null
@@ -66,7 +70,11 @@ export function createRepairer(context: RepairerContext): Repairer {
     const { replica, key } = held
     try {
       for (const damage of replica.repairs.damaged()) await repairOne(held, damage)
-      if (replica.repairs.damaged().length === 0) await replica.repairs.repaired()
+      if (replica.repairs.damaged().length > 0) again(key)
+      else if (!replica.repairs.lacksProducers()) {
+        lacking.delete(key)
+        await replica.repairs.repaired()
+      } else if (await findProducers(held)) lacking.delete(key)
       else again(key)
     } catch (error) {
       log.warn({ log: key, reason: messageOf(error) }, 'a damaged log is not repaired yet')
@@ -121,8 +129,62 @@ export function createRepairer(context: RepairerContext): Repairer {
     held.replica.repairs.giveUp(left)
   }
 
+  /** Gets a leader what others know of producers; false where that is to be tried again. */
+  async function findProducers(held: Held): Promise<boolean> {
+    const asked = sources(held)
+    if (asked === null) return false
+    const sinceMs = lacking.get(held.key) ?? clock.monotonicMs()
+    lacking.set(held.key, sinceMs)
+    const isLate = clock.monotonicMs() - sinceMs >= PRODUCERS_WAIT_MS
+    const isr = context.state(held.topicId, held.number)?.isr ?? []
+    const mayKnow: number[] = []
+    for (const source of asked) {
+      const answer = await askProducers(held, source)
+      if (answer === 'taken') {
+        log.warn({ log: held.key, source }, 'a damaged producer snapshot was replaced by another replica’s')
+        return true
+      }
+      if (answer === 'unknown' && (!isLate || isr.includes(source))) mayKnow.push(source)
+    }
+    if (mayKnow.length > 0) {
+      const what = { log: held.key, nodes: mayKnow }
+      tellOnce(held, { fromOffset: -1 }, what, 'a damaged producer snapshot waits for other replicas')
+      return false
+    }
+    log.error(
+      { log: held.key },
+      'a damaged producer snapshot is lost: what a producer sends again that wrote below the log’s start can not be told from new records',
+    )
+    await held.replica.repairs.giveUpProducers()
+    return true
+  }
+
+  async function askProducers(
+    { topicId, number, replica }: Held,
+    source: number,
+  ): Promise<'taken' | Refusal> {
+    const call = {
+      c: 'producer-snapshot',
+      topicId,
+      partition: number,
+      leaderEpoch: epochOf(replica.role()),
+    } as const
+    const given = await peers.call(source, call, CALL_TIMEOUT_MS).catch((error: unknown) => {
+      return isTributaryError(error, 'not_found') ? 'missing' : 'unknown'
+    })
+    if (typeof given === 'string') return given
+    // It does not know yet that it needs a newer one.
+    if (given.offset < replica.told().startOffset) return 'unknown'
+    return (await replica.repairs.takeProducers(given)) ? 'taken' : 'missing'
+  }
+
   /** What is tried again and again is told of once. */
-  function tellOnce({ key }: Held, { fromOffset }: Damage, what: object, message: string): void {
+  function tellOnce(
+    { key }: Held,
+    { fromOffset }: Pick<Damage, 'fromOffset'>,
+    what: object,
+    message: string,
+  ): void {
     const told = `${key} ${fromOffset} ${message}`
     if (toldOf.has(told) || toldOf.size >= MAX_TOLD) return
     toldOf.add(told)

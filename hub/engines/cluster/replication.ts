@@ -173,10 +173,13 @@ export function startReplication(context: ReplicationContext): NodeReplication {
       if (replica === null)
         throw new TributaryError('not_available', `partition ${partition} has no place here`)
       if (call.c === 'stretch') return answerStretch(replica, call)
-      if (replica.actingEpoch('leader') !== leaderEpoch) {
+      const follows = replica.actingEpoch('follower') === leaderEpoch
+      if (!follows && replica.actingEpoch('leader') !== leaderEpoch) {
         throw notLeading(partitions.logName(topicId, partition), replica.role())
       }
-      const { offset, bytes } = await replica.snapshotForFollower()
+      // Of who follows it is its leader that asks.
+      const given = follows ? replica.repairs.snapshotForLeader(leaderEpoch) : replica.snapshotForFollower()
+      const { offset, bytes } = await given
       return { c: 'producer-snapshot', offset, bytes }
     },
     close: () => {
