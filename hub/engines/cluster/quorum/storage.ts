@@ -23,6 +23,8 @@ import { decodeSnapshotFile, encodeSnapshotFile } from './snapshot-file.ts'
 export const METADATA_LOG = '__cluster_metadata'
 const STATE_LOG = '__quorum'
 const SNAPSHOT_FILE = 'metadata.snapshot'
+/** An operator makes it where what is left of damaged metadata has to do. */
+const SALVAGE_FILE = 'salvage'
 const MAX_STATE_BYTES = 64 * 1024
 const MAX_BATCH_BYTES = 32 * MIB
 /** A write that the disk's queue has no room for waits so long before it asks again. */
@@ -59,7 +61,7 @@ export type Loaded =
       readonly restored: Restored
       /** The image as of the snapshot, as values of the metadata log. */
       readonly values: readonly Uint8Array[]
-      /** The snapshot is not on the disk, it was made of all that could be read: save it before anything else. */
+      /** The snapshot is not on the disk, it was made of all that could be read: `saveSalvaged` before anything else. */
       readonly unsaved: boolean
     }
   /** Part of what the member promised others to keep is gone: it must give up its seat. */
@@ -96,6 +98,12 @@ export interface QuorumStorage {
   write(write: Write, snapshot: Uint8Array | null): Promise<void>
   /** Makes the snapshot of what was applied durable. Rejects as the disk does. */
   saveSnapshot(mark: SnapshotMark, values: readonly Uint8Array[]): Promise<number>
+  /** The same for what was loaded `unsaved`. */
+  saveSalvaged(mark: SnapshotMark, values: readonly Uint8Array[]): Promise<void>
+  /** Whether an operator chose to go on with what is left of damaged metadata, by a file; until that is saved. */
+  isSalvageWanted(): Promise<boolean>
+  /** Names that file. */
+  salvagePath: string
   /** Entries below `index` are in the snapshot. */
   forgetBefore(index: number): Promise<void>
   /** The newest snapshot's file. */
@@ -123,6 +131,7 @@ interface Job {
 export async function openQuorumStorage(context: StorageContext): Promise<QuorumStorage> {
   const { dataDir, disk, clock, rng, nodeId, onDamage } = context
   const path = `${dataDir.path}/${SNAPSHOT_FILE}`
+  const salvagePath = `${dataDir.path}/${SALVAGE_FILE}`
   // All nodes wait for it: it must not wait for what is appended to partitions.
   const log = await dataDir.openLog(METADATA_LOG, LOG_OPTIONS, 'first')
   tellKnownDamage(log, onDamage)
@@ -180,7 +189,10 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
       if (log.endOffset() === 0) return { t: 'empty' }
       // Written before there was a quorum: by the only voter there was, so that all of it is committed.
       const config = { voters: [self()], learners: [] }
-      return salvage([], config, await readEntries(log, log.startOffset(), onDamage), log.durableEndOffset())
+      const entries = await readEntries(log, log.startOffset(), onDamage)
+      const term = entries.reduce((newest, entry) => Math.max(newest, entry.term), 0)
+      const mark = { index: log.durableEndOffset() - 1, term, config }
+      return salvage([], entries, mark, hardStateOf(term, true))
     }
     const { mark, records } = found ?? { mark: { index: BEFORE_FIRST, term: 0, config: NOBODY }, records: [] }
     await alignLog(mark)
@@ -209,24 +221,24 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
         unsaved: false,
       }
     }
-    // The only voter has nobody to get from what it lost, and nobody else could have promised otherwise.
-    return alone ? salvage(records, config, entries, log.durableEndOffset()) : { t: 'lost' }
+    if (!alone) return { t: 'lost' }
+    // The only voter has nobody to get from what it lost, and nobody else could have promised otherwise. Who follows it may hold what is
+    // missing here: none has an entry of this place and term, so that all take the snapshot.
+    const term = hardStateOf((entries.at(-1) ?? mark).term, true).term + 1
+    return salvage(records, entries, { index: log.durableEndOffset(), term, config }, { term, vote: self() })
   }
 
   /** All that is left of a log that holds committed entries only, as one snapshot. */
   function salvage(
     records: readonly Uint8Array[],
-    config: Config,
     entries: readonly Entry[],
-    end: number,
+    snapshot: SnapshotMark,
+    hardState: HardState,
   ): Loaded {
-    const term = entries.reduce((newest, entry) => Math.max(newest, entry.term), 0)
     const values = [
       ...records,
       ...entries.flatMap(({ payload }) => (payload.t === 'data' ? payload.bytes : [])),
     ]
-    const hardState = hardStateOf(term, true)
-    const snapshot = { index: end - 1, term, config }
     return { t: 'member', restored: { hardState, snapshot, entries: [] }, values, unsaved: true }
   }
 
@@ -284,6 +296,15 @@ export async function openQuorumStorage(context: StorageContext): Promise<Quorum
     },
     write: writes.write,
     saveSnapshot: saveFile,
+    saveSalvaged: async (mark, values) => {
+      await saveFile(mark, values)
+      if (log.endOffset() <= mark.index) await log.restartAt(mark.index + 1)
+      if (!(await disk.exists(salvagePath))) return
+      await disk.remove(salvagePath)
+      await disk.syncDir(dataDir.path)
+    },
+    isSalvageWanted: () => disk.exists(salvagePath),
+    salvagePath,
     forgetBefore: index => log.truncateBefore(index),
     snapshotFile: () => disk.readFile(path),
     logBytes: () => log.sizeBytes(),
