@@ -60,6 +60,8 @@ export interface HubStorageConfig {
   retentionBytes: number | null
   /** Default of new topics: the largest record, see TopicConfig in hub/ports.ts. */
   maxRecordBytes: number
+  /** A client that sent nothing for so long, in hub time, is forgotten: what it sends again after that is new. As Kafka's producer.id.expiration.ms. */
+  producerIdExpirationMs: number
 }
 
 export interface HubLimitsConfig {
@@ -103,6 +105,7 @@ export const HUB_DEFAULTS: Readonly<HubConfig> = {
     retentionMs: 7 * DAY_MS,
     retentionBytes: null,
     maxRecordBytes: MAX_RECORD_BYTES,
+    producerIdExpirationMs: 7 * DAY_MS,
   },
   limits: {
     maxConnections: 20_000,
@@ -163,6 +166,9 @@ export const hubSchema = value
         .sizeOrOff({ min: 64 * KIB, max: 1_024 * 1_024 * GIB })
         .default(storage.retentionBytes),
       maxRecordBytes: value.size({ min: KIB, max: 8 * MIB }).default(storage.maxRecordBytes),
+      producerIdExpirationMs: value
+        .duration({ min: MINUTE_MS, max: 36_500 * DAY_MS })
+        .default(storage.producerIdExpirationMs),
     }),
     limits: value.section({
       maxConnections: value.count({ min: 1, max: 1_000_000 }).default(limits.maxConnections),

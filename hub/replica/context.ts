@@ -17,6 +17,8 @@ export interface ReplicaContext {
   open(): Promise<{ log: Log; snapshots: Snapshots }>
   /** As the topic's settings are now. */
   limits(): AdmissionLimits
+  /** After which a silent client's producer is forgotten, see HubStorageConfig. */
+  producerIdExpirationMs: number
   /** Stamped into appends, see hub-time.ts. */
   hubTimeMs(): number
   /** A gap's control batch was appended at `offset` by this leader; called in the same synchronous turn, so that what it appends shares the commit. */

@@ -459,7 +459,7 @@ export class Partition implements Leading {
 
   /** See upkeep.ts; `retentionTimeMs` null: retention is paused. */
   async maintain(retentionTimeMs: number | null): Promise<void> {
-    await maintain(() => this.#upkept(), retentionTimeMs)
+    await maintain(() => this.#upkept(), retentionTimeMs, this.#context.producerIdExpirationMs)
     // Followers are told where its log starts.
     if (this.#leader !== null) this.#context.events.watermark()
   }

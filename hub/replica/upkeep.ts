@@ -1,9 +1,5 @@
-import { DAY_MS } from '../../common/limits.ts'
 import type { SnapshotKeeper } from './snapshot-keeper.ts'
 import type { ReplicaStore } from './store.ts'
-
-/** As Kafka's producer.id.expiration.ms, with the design's value. */
-const PRODUCER_ID_EXPIRATION_MS = 7 * DAY_MS
 
 /** A replica that is looked after. */
 export interface Upkept {
@@ -22,10 +18,14 @@ export interface Upkept {
 export type Look = () => Upkept | null
 
 /** What there is to do with a replica once in a while: snapshots if due, expires producers, applies retention or follows the leader's. */
-export async function maintain(look: Look, retentionTimeMs: number | null): Promise<void> {
+export async function maintain(
+  look: Look,
+  retentionTimeMs: number | null,
+  producerIdExpirationMs: number,
+): Promise<void> {
   const before = look()
   if (before === null) return
-  if (lookAfter(before, retentionTimeMs)) await saveSnapshot(look, 0)
+  if (lookAfter(before, retentionTimeMs, producerIdExpirationMs)) await saveSnapshot(look, 0)
   const after = look()
   if (after !== null) await deleteOld(after, retentionTimeMs)
 }
@@ -44,9 +44,10 @@ export async function saveSnapshot(look: Look, growthBytes: number): Promise<voi
 function lookAfter(
   { store, keeper, leads, covered, leaderStart }: Upkept,
   retentionTimeMs: number | null,
+  producerIdExpirationMs: number,
 ): boolean {
   // By the clock of retention: a wall clock that jumps makes no producer's batches new again.
-  if (retentionTimeMs !== null) store.producers.expire(retentionTimeMs - PRODUCER_ID_EXPIRATION_MS)
+  if (retentionTimeMs !== null) store.producers.expire(retentionTimeMs - producerIdExpirationMs)
   return keeper.due(leads ? covered : leaderStart)
 }
 

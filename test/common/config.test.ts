@@ -275,6 +275,7 @@ describe('errors name the key, the value and what is allowed', () => {
     ['hub: { limits: { maxFrameBytes: 1MiB } }', 'at least twice storage.maxRecordBytes'],
     ['hub: { storage: { journalBytes: 8MiB } }', 'more than limits.maxFrameBytes'],
     ['hub: { storage: { segmentBytes: 64KiB } }', 'expected at least storage.maxRecordBytes'],
+    ['hub: { storage: { producerIdExpirationMs: 1s } }', 'expected a duration from 1m to 36500d'],
     ['hub: { storage: { flush: never } }', 'storage.flush is "never"; expected one of commit, async'],
     ['hub: { limits: { deadMs: 1 } }', 'expected more than limits.heartbeatMs'],
     ['hub: ws://h:1', 'hub is "ws://h:1"; expected a section of settings; the hub that an edge talks to'],

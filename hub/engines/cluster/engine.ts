@@ -189,8 +189,18 @@ async function openOver(
   const topicNow = (topicId: string): Topic | undefined => metadata.image().topicById(topicId)
   const role = (topicId: string, partition: number): Role | null =>
     roleIn(metadata.image(), topicId, partition, nodeId, incarnation)
-  const tableContext = { env, dataDir, gaps, hubTime, maxBatchBytes, topic: topicNow, log, role }
-  const partitions = createPartitionTable(tableContext)
+  const { producerIdExpirationMs } = config.storage
+  const partitions = createPartitionTable({
+    env,
+    dataDir,
+    gaps,
+    hubTime,
+    maxBatchBytes,
+    producerIdExpirationMs,
+    topic: topicNow,
+    log,
+    role,
+  })
   tellRecovery(dataDir, log)
   await openExisting(dataDir, metadata, partitions, log)
   for (const topicId of await topicsWithSnapshots(env.disk, dataDir.path)) {

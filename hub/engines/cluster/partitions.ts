@@ -82,6 +82,8 @@ export interface PartitionTableContext {
   gaps: GapWriter
   hubTime: HubTime
   maxBatchBytes: number
+  /** See ReplicaContext. */
+  producerIdExpirationMs: number
   /** The topic as it is now, or undefined when deleted. */
   topic(topicId: string): Topic | undefined
   log: Logger
@@ -137,6 +139,7 @@ export function createPartitionTable(context: PartitionTableContext): PartitionT
         maxBatchBytes: context.maxBatchBytes,
         maxRecordBytes: context.topic(topicId)?.config.maxRecordBytes ?? 0,
       }),
+      producerIdExpirationMs: context.producerIdExpirationMs,
       hubTimeMs: () => hubTime.appendTimeMs(clock.nowMs(), clock.monotonicMs()),
       onGap: (gap, offset) => withTopic(topic => gaps.declared(topic, number, offset, gap)),
       onDamage: damage => withTopic(topic => gaps.damaged(topic, number, damage)),

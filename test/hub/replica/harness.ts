@@ -1,4 +1,5 @@
 import { nodeCodec } from '../../../common/compression.ts'
+import { DAY_MS } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
 import type { Snapshots } from '../../../common/log/snapshots.ts'
 import { openSnapshots } from '../../../common/log/snapshots.ts'
@@ -30,6 +31,7 @@ export interface HarnessOptions {
   seed?: number
   log?: Partial<LogOptions>
   maxRecordBytes?: number
+  producerIdExpirationMs?: number
   hubTimeMs?: () => number
   leaderEpoch?: number
   /** It follows another node instead of leading alone. */
@@ -75,6 +77,7 @@ export async function openOn(options: HarnessOptions = {}): Promise<Opened> {
     exists: () => false,
     open: async () => ({ log, snapshots }),
     limits: () => ({ maxBatchBytes: 128 * 1024, maxRecordBytes: options.maxRecordBytes ?? 32 * 1024 }),
+    producerIdExpirationMs: options.producerIdExpirationMs ?? 7 * DAY_MS,
     hubTimeMs: options.hubTimeMs ?? (() => clock.nowMs()),
     onGap: (gap, offset) => void gaps.push({ gap, offset }),
     onDamage: found => void damage.push(found),

@@ -448,6 +448,17 @@ describe('retention', () => {
     expect(partition.producerStats().clients).toBe(0)
   })
 
+  it('forgets clients that were silent for as long as it was told to wait', async () => {
+    const { partition, clock } = await openOn({ producerIdExpirationMs: 2 * DAY_MS })
+    await partition.append(runOf(5, 0, 2), 'all')
+    clock.advance(DAY_MS)
+    await partition.maintain(clock.nowMs())
+    expect(partition.producerStats().clients).toBe(1)
+    clock.advance(1.5 * DAY_MS)
+    await partition.maintain(clock.nowMs())
+    expect(partition.producerStats().clients).toBe(0)
+  })
+
   it('keeps producers whose records are gone', async () => {
     const { partition, maintain, clock, disk, dataDir } = await withHours(1)
     await partition.startRun(id, { run: P, prev: null, reason: 'first' })

@@ -5,6 +5,7 @@ import { utf8Text } from '../../../../common/bytes.ts'
 import { nodeCodec } from '../../../../common/compression.ts'
 import { defaultHubConfig } from '../../../../common/config-hub.ts'
 import { TributaryError } from '../../../../common/errors.ts'
+import { DAY_MS } from '../../../../common/limits.ts'
 import { openDataDir } from '../../../../common/log/data-dir.ts'
 import { evaluate } from '../../../../hub/controller/evaluate.ts'
 import type { Image, ImageRecord } from '../../../../hub/controller/image.ts'
@@ -182,6 +183,7 @@ async function startNode(net: PeerNet, nodeId: number, submit: Metadata['submit'
     gaps,
     hubTime: createHubTime(liveClock.nowMs(), liveClock.monotonicMs()),
     maxBatchBytes: 500_000,
+    producerIdExpirationMs: 7 * DAY_MS,
     topic: topicId => image.topicById(topicId),
     log,
     role: roleOf,

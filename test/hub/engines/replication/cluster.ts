@@ -3,6 +3,7 @@ import { must } from '../../../../common/assert.ts'
 import { nodeCodec } from '../../../../common/compression.ts'
 import type { Rng } from '../../../../common/env.ts'
 import { TributaryError } from '../../../../common/errors.ts'
+import { DAY_MS } from '../../../../common/limits.ts'
 import { openDataDir } from '../../../../common/log/data-dir.ts'
 import type { Damage, DataDir } from '../../../../common/log/types.ts'
 import { evaluate } from '../../../../hub/controller/evaluate.ts'
@@ -167,6 +168,7 @@ export class Cluster {
       },
       hubTime,
       maxBatchBytes: 64 * 1024,
+      producerIdExpirationMs: 7 * DAY_MS,
       topic: topicId => image.topicById(topicId),
       log: logger,
       role: () => null,
