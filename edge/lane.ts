@@ -4,7 +4,7 @@ import { decodeRecords } from '../common/batch-records.ts'
 import { utf8, utf8Text } from '../common/bytes.ts'
 import type { Codec, Rng } from '../common/env.ts'
 import { MIB } from '../common/limits.ts'
-import type { DataDir, Log, LogOptions, ReadResult, StateEntry, StateLog } from '../common/log/types.ts'
+import type { Log, ReadResult, StateEntry, StateLog } from '../common/log/types.ts'
 import type { LocalGap } from './gaps.ts'
 import type { Ledger } from './ledger.ts'
 import { endRun, laneKey, newLedger, startRun } from './ledger.ts'
@@ -58,10 +58,10 @@ interface StoredAcked {
 
 /** What a lane needs of its store. */
 export interface LaneContext {
-  directory: DataDir
   state: StateLog
   rng: Rng
-  logOptions: LogOptions
+  /** Opens the local log `name` of the topic. */
+  openLog(name: string): Promise<Log>
   /** The largest batch, and so record. */
   maxBatchBytes: number
   /** More of the lane became durable. */
@@ -139,16 +139,20 @@ export class Lane {
   }
 
   async #openPart(generation: number, base: number): Promise<void> {
-    const { directory, logOptions } = this.#context
     const { topic, lane } = this.ledger
-    const log = await directory.openLog(`topics/${topic}/${generation}/${lane}`, logOptions)
-    const part = { generation, base, log }
-    this.#parts.push(part)
-    log.onDurable(() => {
-      if (part !== this.#parts.at(-1)) return
-      this.refresh()
-      this.#context.durable(this)
-    })
+    const log = await this.#context.openLog(`topics/${topic}/${generation}/${lane}`)
+    this.#parts.push({ generation, base, log })
+  }
+
+  /** From now on the store is told of what becomes durable: once, when all of the topic is there. */
+  listen(): void {
+    for (const part of this.#parts) {
+      part.log.onDurable(() => {
+        if (part !== this.#parts.at(-1)) return
+        this.refresh()
+        this.#context.durable(this)
+      })
+    }
   }
 
   /** Brings the ledger to what recovery found: runs end where the log does. */

@@ -17,6 +17,8 @@ import type { Space } from './space.ts'
 import { createSpace, resolveBudget } from './space.ts'
 import type { Summary } from './summary.ts'
 import { Topic } from './topic.ts'
+import type { TopicLogs } from './topic-logs.ts'
+import { createTopicLogs } from './topic-logs.ts'
 import { turnClock } from './turn-clock.ts'
 import type { Windows } from './windows.ts'
 import { createWindows, MAX_WINDOW_STATE_BYTES } from './windows.ts'
@@ -86,9 +88,10 @@ export class Store implements Ingest {
   readonly windows: Windows
   /** The largest batch, and so record. */
   readonly maxBatchBytes: number
-  readonly #context: LaneContext
+  readonly #context: Omit<LaneContext, 'openLog'>
+  readonly #logs: TopicLogs
   readonly #nowMs: () => number
-  readonly #opening = new Set<string>()
+  readonly #opening = new Map<string, Promise<Topic>>()
   readonly #waiting: Waiting[] = []
   #waitingBytes = 0
   #draining = false
@@ -134,11 +137,10 @@ export class Store implements Ingest {
       turnBytes,
       ended,
     })
+    this.#logs = createTopicLogs(directory, laneOptions(config, budgetBytes, this.maxBatchBytes))
     this.#context = {
-      directory,
       state,
       rng: env.rng,
-      logOptions: laneOptions(config, budgetBytes, this.maxBatchBytes),
       maxBatchBytes: this.maxBatchBytes,
       durable: lane => this.laneChanged(lane),
     }
@@ -316,7 +318,7 @@ export class Store implements Ingest {
   #begin(name: string, done: AppendDone): boolean {
     if (this.#opening.has(name)) return false
     const { maxTopics } = this.config.storage
-    if (this.topics.size + this.#opening.size >= maxTopics) {
+    if (this.topics.size + this.#logs.incompleteBeside(name) >= maxTopics) {
       const message = `topic "${name}" would be one more than storage.maxTopics (${maxTopics}): check the rules, or raise it`
       return this.#refuse(new TributaryError('limit_exceeded', message), done)
     }
@@ -331,23 +333,29 @@ export class Store implements Ingest {
   }
 
   /** Opens a topic's logs; resolves when it is there and stored. */
-  async openTopic(name: string): Promise<Topic> {
+  openTopic(name: string): Promise<Topic> {
     const known = this.topics.get(name)
-    if (known !== undefined) return known
-    this.#opening.add(name)
-    try {
-      const context = { ...this.#context, codec: this.env.codec }
-      const { topic, isNew } = await Topic.open(name, topicPolicy(this.config.topics, name), context)
-      if (isNew) await this.state.put([topic.entry(), ...topic.lanes.map(lane => lane.laneEntry())])
-      this.topics.set(name, topic)
-      for (const lane of topic.lanes) {
-        this.lanes.set(lane.key, lane)
-        this.#listener?.lane(lane)
-      }
-      return topic
-    } finally {
-      this.#opening.delete(name)
+    if (known !== undefined) return Promise.resolve(known)
+    const underWay = this.#opening.get(name)
+    if (underWay !== undefined) return underWay
+    const opening = this.#openTopic(name).finally(() => this.#opening.delete(name))
+    this.#opening.set(name, opening)
+    return opening
+  }
+
+  async #openTopic(name: string): Promise<Topic> {
+    const openLog = (log: string) => this.#logs.open(name, log)
+    const context = { ...this.#context, openLog, codec: this.env.codec }
+    const { topic, isNew } = await Topic.open(name, topicPolicy(this.config.topics, name), context)
+    if (isNew) await this.state.put([topic.entry(), ...topic.lanes.map(lane => lane.laneEntry())])
+    this.#logs.complete(name)
+    this.topics.set(name, topic)
+    for (const lane of topic.lanes) {
+      this.lanes.set(lane.key, lane)
+      lane.listen()
+      this.#listener?.lane(lane)
     }
+    return topic
   }
 
   // -------------------------------------------------------------------------------------------- waiting

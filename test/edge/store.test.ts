@@ -6,7 +6,7 @@ import { nodeCodec } from '../../common/compression.ts'
 import type { EdgeOverrides } from '../../common/config-edge.ts'
 import { defaultEdgeConfig } from '../../common/config-edge.ts'
 import type { Clock, Env } from '../../common/env.ts'
-import type { TributaryError } from '../../common/errors.ts'
+import { TributaryError } from '../../common/errors.ts'
 import { DAY_MS, KIB, MIB } from '../../common/limits.ts'
 import { openDataDir } from '../../common/log/data-dir.ts'
 import type { StateEntry } from '../../common/log/types.ts'
@@ -390,6 +390,33 @@ describe('budget', () => {
     acked.push('after')
     const ids = (await readLane(laneOf(store))).map(({ id }) => id)
     expect(ids).toEqual(acked)
+  })
+
+  test('logs of a topic that could not all be made are made later', async () => {
+    const disk = newDisk()
+    const topics = { '*': { lanes: 2, partitionBy: 'key' as const } }
+    const { store, append, close } = await open(disk, { topics })
+    const mkdir = disk.mkdir.bind(disk)
+    disk.mkdir = path => {
+      if (path.endsWith('/telemetry/1/1')) return Promise.reject(new Error('ENOSPC: no space left on device'))
+      return mkdir(path)
+    }
+    const refused = await Promise.all([
+      append('a'),
+      store.openTopic('telemetry').catch(() => null),
+      append('b'),
+    ])
+    expect(refused.map(error => error instanceof TributaryError && error.code)).toEqual([
+      'not_available',
+      false,
+      'not_available',
+    ])
+    disk.mkdir = mkdir
+    expect(await append('c')).toBeUndefined()
+    expect(laneOf(store).ledger.durableEnd).toBe(1)
+    await close()
+    const again = await open(disk, { topics })
+    expect(await readLane(laneOf(again.store))).toMatchObject([{ id: 'c', offset: 0 }])
   })
 })
 

@@ -88,16 +88,14 @@ export function clusterFaults(): Record<ClusterFault, FaultHandler> {
     'leaders balanced': ({ sim }) => asked(() => sim.ask(({ cluster }) => cluster.balance())),
     'topic reassigned': ({ sim, rng }) => {
       const replication = [null, 1, 2, 3][rng.below(4)] ?? null
-      const names =
-        sim
-          .ports()
-          ?.topics.list()
-          .map(({ name }) => name) ?? []
-      const name = names[rng.below(Math.max(1, names.length))] ?? 'alpha'
+      const topics = sim.ports()?.topics.list() ?? []
+      const topic = topics[rng.below(Math.max(1, topics.length))]
+      const name = topic?.name ?? 'alpha'
       // Fewer replicas than stand a damaged disk are for those who want that.
       const safe = replication === 1 ? 2 : replication
       const request = () => sim.ask(({ cluster }) => cluster.reassign(name, safe))
-      const key = `topic ${name} replication`
+      // By id: who comes after it under its name has settings of its own.
+      const key = `topic ${topic?.topicId ?? name} replication`
       return asked(safe === null ? request : () => sim.admin.set({ [key]: String(safe) }, request))
     },
   }

@@ -105,7 +105,7 @@ function settingOf({ topics, cluster }: Ports, key: string): string | null {
     const node = cluster.nodes().find(({ nodeId }) => String(nodeId) === which)
     return node === undefined || node.state === 'fenced' ? null : node.state
   }
-  const topic = topics.list().find(({ name }) => name === which)
+  const topic = topics.list().find(({ name, topicId }) => name === which || topicId === which)
   if (topic === undefined) return null
   if (setting === 'partitions') return String(topic.partitions)
   if (setting === 'replication') return String(topic.replication)
