@@ -177,8 +177,10 @@ export function createRoutes(context: RoutesContext): Routes {
   }
 
   function forgetIfEmpty(line: Line): void {
-    if (line.waiting.length === 0 && line.flights.size === 0)
-      lines.delete(keyOf(line.topicId, line.partition))
+    if (line.waiting.length > 0 || line.flights.size > 0) return
+    const key = keyOf(line.topicId, line.partition)
+    // A call that was given up lands late, when its line was forgotten and others may wait in a new one.
+    if (lines.get(key) === line) lines.delete(key)
   }
 
   function enter<T>(

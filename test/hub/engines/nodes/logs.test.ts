@@ -125,6 +125,28 @@ describe('logs that other nodes lead', () => {
   })
 })
 
+describe('who waits for a leader', () => {
+  test('is not forgotten when a call lands that was given up before', async () => {
+    const { routes } = nodes.node(1)
+    const route = routes.now(TOPIC, 1)
+    if (route === null) throw new Error('node 2 is linked')
+    let land = (): void => {}
+    const call = new Promise<void>(resolve => {
+      land = resolve
+    })
+    const flight = routes.underWay(TOPIC, 1, route, call)
+    nodes.commit([ledBy(1, null, 2)])
+    expect(await code(flight)).toBe('not_available')
+    const waits = routes.enter(TOPIC, 1, 5_000, async ({ leaderEpoch }) => leaderEpoch)
+    const gives = code(routes.enter(TOPIC, 1, 1, async () => {}))
+    land()
+    expect(await gives).toBe('not_available')
+    nodes.commit([ledBy(1, 3, 3)])
+    expect(await waits).toBe(3)
+    expect(routes.stats()).toMatchObject({ waiting: 0, underWay: 0 })
+  })
+})
+
 describe('a leader that changes', () => {
   test('fails what is under way to the old one at once, and later calls go to the new one', async () => {
     const { logs } = nodes.node(3)
