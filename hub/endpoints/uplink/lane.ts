@@ -59,6 +59,9 @@ export function createLane(host: LaneHost, handle: number): Lane {
   let tip: LaneTip | null = null
   let acked: LaneTip | null = null
   let appending = 0
+  /** Calls of the engine so far, and the last one whose answer came. */
+  let calls = 0
+  let answered = 0
   let barrier = false
   let stopped = false
 
@@ -158,9 +161,12 @@ export function createLane(host: LaneHost, handle: number): Lane {
     generation: number,
     done: () => void,
   ): Promise<void> {
+    const number = ++calls
     try {
       const told = await call()
-      if (told !== null) {
+      // Answers to pipelined appends may overtake one another: what an earlier one tells is older.
+      if (told !== null && number > answered) {
+        answered = number
         tip = told
         host.moved(lane)
       }

@@ -410,6 +410,25 @@ describe('lanes', () => {
 })
 
 describe('limits and closing', () => {
+  test('answers to pipelined appends that come in another order are acked all the same', async () => {
+    const { edge, ports } = await lane()
+    const { logs } = ports
+    const appendLane = logs.appendLane.bind(logs)
+    const asked: Promise<unknown>[] = []
+    logs.appendLane = async (lane, batches) => {
+      const asks = appendLane(lane, batches)
+      const isFirst = asked.push(asks) === 1
+      const tip = await asks
+      if (!isFirst) return tip
+      while (asked[1] === undefined) await new Promise(resolve => setImmediate(resolve))
+      await asked[1]
+      return { run: RUN, next: 5, committed: 2 }
+    }
+    edge.send(append(1, 0, 2))
+    edge.send(append(1, 2, 3))
+    expect(await acked(edge, 5)).toMatchObject({ run: RUN })
+  })
+
   test('too much in flight pauses reading until commits catch up', async () => {
     const { edge, ports, counters, pair } = await lane({ maxInflightBytesPerConnection: 100_000 })
     ports.hold()
