@@ -33,11 +33,13 @@ export function whenDecided(context: JoiningContext): Promise<Decided> {
     let told = ''
     let grace: Timer | null = null
     let graceOver = false
+    /** Nodes that were linked, whether this one was told of them or they dialled it. */
+    const met = new Set<number>()
 
     function consider(): void {
       if (decided) return
-      const said = heard()
-      const step = foundingStep({ nodeId, peers, heard: said })
+      const said = heard(peers)
+      const step = members(foundingStep({ nodeId, peers, heard: said }))
       const isWhole = peers.every(peer => peer === nodeId || said.has(peer))
       if (step.t === 'join' && !isWhole && !graceOver) {
         grace ??= clock.setTimer(() => {
@@ -59,11 +61,19 @@ export function whenDecided(context: JoiningContext): Promise<Decided> {
       else resolve(step)
     }
 
-    function heard(): Map<number, string | null> {
+    /** Where nobody that it was told of can say: members dial whom they know, though all of its peers were replaced meanwhile. */
+    function members(step: FoundingStep): FoundingStep {
+      if (step.t !== 'wait') return step
+      const said = [...heard(met)].filter(([, clusterId]) => clusterId !== null)
+      const theirs = foundingStep({ nodeId, peers, heard: new Map(said) })
+      return theirs.t === 'join' ? theirs : step
+    }
+
+    function heard(nodes: Iterable<number>): Map<number, string | null> {
       const said = new Map<number, string | null>()
-      for (const peer of peers) {
-        const identity = links.identity(peer)
-        if (identity !== null) said.set(peer, identity.clusterId)
+      for (const node of nodes) {
+        const identity = links.identity(node)
+        if (identity !== null) said.set(node, identity.clusterId)
       }
       return said
     }
@@ -74,7 +84,10 @@ export function whenDecided(context: JoiningContext): Promise<Decided> {
       reject(new TributaryError('closed', 'stopped while waiting for other nodes'))
     }
 
-    links.onLink(consider)
+    links.onLink(node => {
+      met.add(node)
+      consider()
+    })
     if (stop.aborted) stopped()
     else stop.addEventListener('abort', stopped, { once: true })
     consider()
