@@ -102,7 +102,10 @@ export interface LaneKey {
 /** What was read, and where the partition stood then. */
 export interface PartitionRead extends ReadResult {
   bounds: PartitionBounds
-  /** False where a new leader has yet to learn of all that was committed: its watermark may be below what was told before. */
+  /**
+   * False where the watermark may be below what was told before: a new leader has yet to learn of all that was committed, or the
+   * leader said so a while ago.
+   */
   isSettled: boolean
   /** Leader epoch of the record before `nextOffset`, -1 where there is none: what the next read says that its reader has. */
   lastEpoch: number

@@ -42,13 +42,15 @@ interface Tail {
   readonly partition: number
   readonly readers: Set<{ readonly offset: number; listener(): void }>
   asking: boolean
+  /** Somebody came after the leader was asked last: it may have heard of a newer watermark elsewhere before. */
+  joined: boolean
   /** Under which the leader was asked last. */
   leaderEpoch: number | null
 }
 
 interface Kept {
   readonly offset: number
-  readonly read: PartitionRead
+  read: PartitionRead
 }
 
 export function createTails({ clock, routes, peers }: TailsContext): Tails {
@@ -115,16 +117,22 @@ export function createTails({ clock, routes, peers }: TailsContext): Tails {
     }
     const { nodeId, leaderEpoch } = route
     tail.leaderEpoch = leaderEpoch
+    tail.joined = false
     let offset = Number.POSITIVE_INFINITY
     for (const reader of tail.readers) offset = Math.min(offset, reader.offset)
     const place = { topicId, partition, leaderEpoch }
     const wanted = { offset, lastEpoch: -1, maxBytes: TAIL_BYTES, maxWaitMs: TAIL_WAIT_MS }
     const timeoutMs = TAIL_WAIT_MS + TAIL_GRACE_MS
     const { c: _, ...read } = await peers.call(nodeId, { c: 'read', ...place, ...wanted }, timeoutMs)
-    if (read.batches.length > 0) keep(keyOf(topicId, partition), { offset, read })
+    const key = keyOf(topicId, partition)
+    // Who waited all the while is told the watermark, nobody else: a reader that moved here from a faster node would see it go back.
+    const isSettled = read.isSettled && !tail.joined
+    if (read.batches.length > 0) keep(key, { offset, read: { ...read, isSettled } })
     wake(tail, read.bounds.highWatermark)
     // Those who were woken read before the next question goes out, so that it begins where they are then.
     await new Promise<void>(resolve => clock.soon(resolve))
+    const left = kept.get(key)
+    if (left !== undefined) left.read = { ...left.read, isSettled: false }
   }
 
   function keep(key: string, answer: Kept): void {
@@ -154,10 +162,18 @@ export function createTails({ clock, routes, peers }: TailsContext): Tails {
       if (known !== undefined && known.readers.size >= MAX_READERS) {
         throw new TributaryError('limit_exceeded', `${MAX_READERS} readers wait on this partition`)
       }
-      const tail = known ?? { topicId, partition, readers: new Set(), asking: false, leaderEpoch: null }
+      const tail = known ?? {
+        topicId,
+        partition,
+        readers: new Set(),
+        asking: false,
+        joined: false,
+        leaderEpoch: null,
+      }
       tails.set(key, tail)
       const reader = { offset, listener }
       tail.readers.add(reader)
+      tail.joined = true
       // In a turn of its own: others who wait for the same come in this one.
       if (!tail.asking) {
         tail.asking = true

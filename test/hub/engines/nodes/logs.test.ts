@@ -125,6 +125,28 @@ describe('logs that other nodes lead', () => {
   })
 })
 
+test('a kept answer tells the watermark to those who waited for it, not to who comes later', async () => {
+  const { logs } = nodes.node(3)
+  const read = () => logs.read(TOPIC, 0, 0, 1_000)
+  const first = new Promise<Awaited<ReturnType<typeof read>>>((resolve, reject) => {
+    logs.whenPast(TOPIC, 0, 0, () => void read().then(resolve, reject))
+  })
+  const cancel = logs.whenPast(TOPIC, 0, 9, () => {})
+  await eventually(() => nodes.node(1).called.includes('read'), 'the leader is asked')
+  await nodes.node(1).logs.append(TOPIC, 0, plainOf(['a']), 'all')
+  expect(await first).toMatchObject({ nextOffset: 1, isSettled: true })
+  const asked = nodes.node(1).called.length
+  await new Promise(resolve => setImmediate(resolve))
+  expect(await read()).toMatchObject({ nextOffset: 1, isSettled: false })
+  expect(
+    nodes
+      .node(1)
+      .called.slice(asked)
+      .filter(name => name === 'read'),
+  ).toHaveLength(0)
+  cancel()
+})
+
 describe('who waits for a leader', () => {
   test('is not forgotten when a call lands that was given up before', async () => {
     const { routes } = nodes.node(1)
