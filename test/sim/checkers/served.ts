@@ -100,8 +100,9 @@ export class ServedChecker {
     const { highWatermark, leaderEpoch, batches } = frame
     // A new leader that does not know yet how far all is committed tells none.
     if (highWatermark !== undefined) {
+      // The epoch is that of the records: whoever told the watermark may lead under a later one.
       const mark = { highWatermark, leaderEpoch }
-      this.#hear(client, node, `${topicId}/${partition}`, mark, floor)
+      compare(client, node, `${topicId}/${partition}`, mark, floor)
       if (leaderEpoch >= floor.leaderEpoch) subscription.floor = mark
     }
     for (const { header } of eachBatch(batches)) {
@@ -127,13 +128,7 @@ export class ServedChecker {
    */
   #hear(client: string, node: string, key: string, mark: Mark, floor: Mark): void {
     const { highWatermark, leaderEpoch } = mark
-    if (leaderEpoch < floor.leaderEpoch) return
-    if (highWatermark < floor.highWatermark) {
-      const heard = `is ${highWatermark} now (epoch ${leaderEpoch}), as ${client} hears from ${node}`
-      throw new Error(
-        `the high watermark of ${key} was ${floor.highWatermark} (epoch ${floor.leaderEpoch}) and ${heard}`,
-      )
-    }
+    compare(client, node, key, mark, floor)
     const heard = this.#heardBy(client)
     const known = heard.get(key) ?? NOTHING
     if (leaderEpoch < known.leaderEpoch) return
@@ -168,4 +163,13 @@ export class ServedChecker {
       throw new Error(`offset ${baseOffset} of ${topicId}/${partition} was served, and is gone`)
     }
   }
+}
+
+function compare(client: string, node: string, key: string, mark: Mark, floor: Mark): void {
+  const { highWatermark, leaderEpoch } = mark
+  if (leaderEpoch < floor.leaderEpoch || highWatermark >= floor.highWatermark) return
+  const heard = `is ${highWatermark} now (epoch ${leaderEpoch}), as ${client} hears from ${node}`
+  throw new Error(
+    `the high watermark of ${key} was ${floor.highWatermark} (epoch ${floor.leaderEpoch}) and ${heard}`,
+  )
 }
