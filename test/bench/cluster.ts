@@ -10,6 +10,7 @@ import type { HubNodes } from '../hub-nodes.ts'
 import { createHubNodes } from '../hub-nodes.ts'
 import type { BenchContext } from './measure.ts'
 import { cpuMs, markdownTable, median, round, rssMb } from './measure.ts'
+import { profiled, profileUs, whereTimeWent } from './where.ts'
 
 const SCRIPT = resolve(import.meta.dirname, '../../main.ts')
 const NODES = 3
@@ -17,6 +18,7 @@ const TOPICS = 10
 const PARTITIONS_PER_TOPIC = 100
 const IDLE_MS = 15_000
 const IN_SYNC_LIMIT_MS = 120_000
+const STOP_LIMIT_MS = 30_000
 
 const RECORD_BYTES = 1_024
 const ACTIVE_PARTITIONS = [1, 100, 1_000]
@@ -146,6 +148,33 @@ export async function benchReplication({ directory, runs, write }: BenchContext)
   }
   await stopNodes(nodes, client, root)
   const head = ['active partitions', 'replicas', 'MB/s', 'CPU ms/MB (all nodes)', 'p50 ms', 'p99 ms']
+  write(`${markdownTable(head, rows)}\n`)
+  await writeWhere(join(directory, 'profiled'), write)
+}
+
+/** Where the CPU time of all nodes goes, with three replicas. */
+async function writeWhere(root: string, write: (text: string) => void): Promise<void> {
+  const shares: Map<string, number>[] = []
+  for (const partitions of ACTIVE_PARTITIONS) {
+    const at = join(root, String(partitions))
+    const profiles = join(root, `profiles-${partitions}`)
+    const { nodes, client } = await profiled(profiles, () => startNodes(at))
+    await client.topics.create({ name: 'p', partitions, replication: NODES })
+    await untilInSync(client, partitions)
+    const fromUs = profileUs()
+    await measure(nodes, client, 'p', partitions)
+    const toUs = profileUs()
+    // Profiles are written at an end in order.
+    for (const hub of nodes.hubs) await hub.stop(STOP_LIMIT_MS)
+    await stopNodes(nodes, client, at)
+    shares.push(new Map(await whereTimeWent(profiles, fromUs, toUs)))
+  }
+  const parts = [...new Set(shares.flatMap(share => [...share.keys()]))]
+  const rows = parts.map(part => [part, ...shares.map(share => `${round(share.get(part) ?? 0)} %`)])
+  const head = [
+    'CPU of the main threads, three replicas',
+    ...ACTIVE_PARTITIONS.map(partitions => `${partitions} partitions`),
+  ]
   write(`${markdownTable(head, rows)}\n`)
 }
 

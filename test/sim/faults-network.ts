@@ -1,4 +1,5 @@
 import type { FaultContext, FaultHandler } from './nemesis-tools.ts'
+import { bounce } from './nemesis-tools.ts'
 import type { Fault } from './swarm.ts'
 
 /** Faults between the machines. */
@@ -13,16 +14,21 @@ type NetworkFault = Extract<
   | 'dials refused'
   | 'slow network'
   | 'edge offline'
+  | 'followers uneven'
 >
 
 const PARTITION_MS = { least: 50, most: 8_000 }
 const SLOW_MS = 400
+/** Before a node goes another one has heard nothing of it for so long. */
+const UNEVEN_MS = { least: 1, most: 300 }
+const DOWN_MS = 4_000
 
 export function networkFaults(): Record<NetworkFault, FaultHandler> {
   return {
     'partition one way': context => partition(context, false),
     'partition both ways': context => partition(context, true),
     'node cut off': cutOff,
+    'followers uneven': loseLeader,
     'link cut': async ({ sim }) => sim.network.cutOne(() => true),
     'link stalled': async ({ sim, rng }) => {
       const ms = 50 + rng.below(8_000)
@@ -106,4 +112,23 @@ async function cutOff(context: FaultContext): Promise<boolean> {
   await pause(PARTITION_MS.least, PARTITION_MS.most)
   block(false)
   return true
+}
+
+/** A node goes that one of those that follow it has not heard all of: the next leader may have less than who follows it. */
+async function loseLeader(context: FaultContext): Promise<boolean> {
+  const { sim, rng, take, pause } = context
+  if (sim.nodes.length < 3) return false
+  return take(sim.nodes, async node => {
+    const others = sim.nodes.filter(({ host }) => host !== node.host)
+    const other = others[rng.below(others.length)]?.host ?? ''
+    const block = (isBlocked: boolean): void => {
+      set(context, node.host, other, isBlocked)
+      set(context, other, node.host, isBlocked)
+    }
+    block(true)
+    await pause(UNEVEN_MS.least, UNEVEN_MS.most)
+    const bounced = bounce(context, node, rng.below(2) === 0 ? 'kill' : 'power', DOWN_MS)
+    block(false)
+    await bounced
+  })
 }

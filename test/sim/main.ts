@@ -79,29 +79,48 @@ async function plantAll(): Promise<void> {
   for (const plant of PLANTS.filter(({ name }) => name.includes(values.only))) {
     const result = await catchPlant(plant, values.seed === undefined ? PLANTS_SEED : first)
     results.push(result)
-    const { name, isCaught, seeds, within, failure } = result
-    console.error(`${isCaught ? 'caught' : 'MISSED'} in ${seeds} of ${within} seeds: ${name}: ${failure}`)
+    const { name, isCaught, seeds, within, seed, by, failure } = result
+    const told = isCaught ? `caught by ${by}, seed ${seed},` : 'MISSED'
+    console.error(`${told} in ${seeds} of ${within} seeds: ${name}: ${failure}`)
   }
   const missed = results.filter(({ isCaught }) => !isCaught).map(({ name }) => name)
   console.log(JSON.stringify({ ok: missed.length === 0, planted: results.length, missed, results }))
   if (missed.length > 0) process.exitCode = 1
 }
 
-async function catchPlant({ name, seeds: within }: Plant, from: number) {
-  const failures: string[] = []
+/** A seed catches the bug that fails with it and does not fail without it. */
+async function catchPlant(plant: Plant, from: number) {
+  const { name, seeds: within } = plant
+  const asked = { ...wanted, ...plant.wanted }
+  const jobs = Array.from({ length: within }, (_, index) => ({ seed: from + index, wanted: asked })).values()
   let seeds = 0
-  const jobs = Array.from({ length: within }, (_, index) => ({ seed: from + index, wanted }))
-  await runJobs(jobs.values(), {
-    workers: WORKERS,
-    plant: name,
-    onResult: ({ failure }) => {
-      seeds++
-      if (failure !== null) failures.push(failure)
-      return failure !== null
-    },
-  })
-  const failure = failures[0]?.split('\n')[0]?.slice(0, 300) ?? ''
-  return { name, isCaught: failures.length > 0, seeds, within, failure }
+  let failed: SeedResult[] = []
+  do {
+    failed = []
+    await runJobs(jobs, {
+      workers: WORKERS,
+      plant: name,
+      onResult: result => {
+        seeds++
+        if (result.failure !== null) failed.push(result)
+        return result.failure !== null
+      },
+    })
+    for (const { seed, failure } of failed) {
+      const [without] = await runAll([{ seed, wanted: asked }])
+      const told = failure?.split('\n')[0]?.slice(0, 300) ?? ''
+      if (without?.failure === null) {
+        return { name, isCaught: true, seeds, within, seed, by: placeOf(failure), failure: told }
+      }
+      console.error(`seed ${seed} fails without the bug, too: ${name}: ${told}`)
+    }
+  } while (failed.length > 0)
+  return { name, isCaught: false, seeds, within, seed: null, by: '', failure: '' }
+}
+
+/** The file that an error was raised in. */
+function placeOf(failure: string | null): string {
+  return failure?.match(/\n\s+at .*?((?:test|hub|edge|common)\/[\w/-]+\.ts)/)?.[1] ?? 'the end of its process'
 }
 
 async function runMany(): Promise<void> {

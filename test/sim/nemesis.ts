@@ -29,6 +29,7 @@ const DISRUPTIVE: ReadonlySet<Fault> = new Set([
   'link stalled',
   'dials refused',
   'slow network',
+  'followers uneven',
 ])
 /** What a connection said may arrive after it was given up. */
 const SLOWING: ReadonlySet<Fault> = new Set([

@@ -1,4 +1,5 @@
 import type { Patch } from './patches.ts'
+import type { Wanted } from './swarm.ts'
 
 /** Bugs to be planted in the production code: a checker that never fires is worth nothing. */
 
@@ -8,6 +9,22 @@ export interface Plant {
   patches: readonly Patch[]
   /** Within so many seeds it must be caught. */
   seeds: number
+  /** Makes what it does harm in come often; all of it comes in ordinary seeds too. */
+  wanted?: Wanted
+}
+
+/** Power goes, often everywhere, while disks are slow. */
+const POWER: Wanted = {
+  nodes: 3,
+  faults: ['all nodes power', 'node slow disk'],
+  faultEveryMs: 1_000,
+}
+/** Leaders go, and those that follow them are not equally far. */
+const FAILOVER: Wanted = {
+  nodes: 3,
+  faults: ['followers uneven', 'node slow disk'],
+  faultEveryMs: 1_000,
+  latencyMs: 10,
 }
 
 export const PLANTS: readonly Plant[] = [
@@ -35,7 +52,8 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'count the un-synced end of the leader',
-    seeds: 400,
+    seeds: 40,
+    wanted: { nodes: 1, faults: ['node power', 'node slow disk'], faultEveryMs: 1_000 },
     patches: [
       {
         file: 'hub/replica/partition.ts',
@@ -46,7 +64,8 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'count the un-synced end of a follower',
-    seeds: 60,
+    seeds: 20,
+    wanted: POWER,
     patches: [
       {
         file: 'hub/replica/following.ts',
@@ -57,7 +76,8 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'truncate by high watermark instead of epoch',
-    seeds: 400,
+    seeds: 60,
+    wanted: FAILOVER,
     patches: [
       {
         file: 'hub/replica/following.ts',
@@ -68,12 +88,22 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'keep a producer snapshot past a truncation',
-    seeds: 400,
-    patches: [{ file: 'hub/replica/store.ts', find: 'await snapshots.dropAfter(offset)\n', replace: '' }],
+    seeds: 120,
+    wanted: FAILOVER,
+    patches: [
+      { file: 'hub/replica/store.ts', find: 'await snapshots.dropAfter(offset)\n', replace: '' },
+      { file: 'hub/replica/log-access.ts', find: 'await snapshots.dropAfter(end)\n', replace: '' },
+      {
+        file: 'hub/replica/snapshot-keeper.ts',
+        find: 'if (!(await whenCovered(offset))) return',
+        replace: 'void whenCovered',
+      },
+    ],
   },
   {
     name: 'keep what producers did past a truncation',
-    seeds: 60,
+    seeds: 40,
+    wanted: FAILOVER,
     patches: [
       {
         file: 'hub/replica/store.ts',
@@ -148,7 +178,8 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'commit by counting what is not durable at followers',
-    seeds: 120,
+    seeds: 20,
+    wanted: POWER,
     patches: [
       { file: 'hub/raft/node.ts', find: 'after: dependent ? after : 0', replace: 'after: dependent ? 0 : 0' },
     ],

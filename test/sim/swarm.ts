@@ -48,6 +48,7 @@ export const FAULTS = {
   'client kill': 2,
   'topic deleted': 1,
   'topic altered': 1,
+  'followers uneven': 2,
 } as const
 
 export type Fault = keyof typeof FAULTS
@@ -99,7 +100,12 @@ const NOT_YET: ReadonlySet<Fault> = new Set()
 export interface Wanted {
   nodes?: number
   faults?: readonly Fault[]
+  faultEveryMs?: number
+  latencyMs?: number
 }
+
+/** Drawn after all else, so that what seeds from before them say besides stays. */
+const DRAWN_LAST: ReadonlySet<Fault> = new Set<Fault>(['followers uneven'])
 
 const NEVER_FAULTY = 0.06
 
@@ -111,19 +117,20 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
   const clients = 1 + rng.below(2)
   const share = pick(0.15, 0.35, 0.6)
   const isCalm = rng.float() < NEVER_FAULTY
-  const faults = entriesOf(FAULTS).filter(([name]) => rng.float() < share && !isCalm && !NOT_YET.has(name))
+  const isDrawn = ([name]: [Fault, number]): boolean => rng.float() < share && !isCalm && !NOT_YET.has(name)
+  const faults = entriesOf(FAULTS).filter(each => !DRAWN_LAST.has(each[0]) && isDrawn(each))
   const isUnreliable = rng.float() < 0.4
-  return {
+  const plan: SwarmPlan = {
     seed,
     nodes: wanted.nodes ?? nodes,
     edges,
     clients,
     faults: wanted.faults?.map(name => [name, FAULTS[name]]) ?? faults,
-    faultEveryMs: pick(400, 1_000, 2_500),
+    faultEveryMs: chosen(wanted.faultEveryMs, pick(400, 1_000, 2_500)),
     safetyMs: 24_000 + rng.below(8_000),
     replication: 3,
     partitions: 1 + rng.below(3),
-    latencyMs: pick(0.1, 1, 10),
+    latencyMs: chosen(wanted.latencyMs, pick(0.1, 1, 10)),
     jitterMs: pick(0.1, 2, 20),
     unreliable: {
       drop: isUnreliable ? pick(0.001, 0.01, 0.1) : 0,
@@ -151,6 +158,15 @@ export function planOf(seed: number, wanted: Wanted = {}): SwarmPlan {
     edgeRate: pick(25, 40) / edges,
     clientRate: pick(8, 14) / clients,
   }
+  if (wanted.faults === undefined) {
+    plan.faults.push(...entriesOf(FAULTS).filter(each => DRAWN_LAST.has(each[0]) && isDrawn(each)))
+  }
+  return plan
+}
+
+/** What the seed says is drawn in any case: all that it says besides stays. */
+function chosen(wanted: number | undefined, drawn: number): number {
+  return wanted ?? drawn
 }
 
 function entriesOf<K extends string, V>(object: Readonly<Record<K, V>>): [K, V][] {

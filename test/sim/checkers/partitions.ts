@@ -2,6 +2,7 @@ import type { FetchedFrame, FetchFrame } from '../../../common/wire-peer.ts'
 import { decodeRecords } from '../../../hub/controller/records.ts'
 import type { PartitionState } from '../../../hub/controller/types.ts'
 import type { World } from '../world.ts'
+import { Holding } from './holding.ts'
 
 /**
  * What the controller commits about partitions obeys the rules of in-sync sets, and no leader tells a high watermark that a member
@@ -22,6 +23,7 @@ interface Place {
   electedMs: number
   /** What each node last told its leader to be durable there. */
   readonly told: Map<number, number>
+  readonly holding: Holding
 }
 
 export class PartitionsChecker {
@@ -54,6 +56,7 @@ export class PartitionsChecker {
       if (before !== null) this.#follows(before, record)
       if (before !== null && record.leaderEpoch > before.leaderEpoch) place.electedMs = this.#world.nowMs()
       place.committed = record
+      place.holding.committed(this.#isDecidedAlone ? null : record)
       place.proposed = place.proposed.filter(each => each.index > index)
     }
   }
@@ -62,6 +65,7 @@ export class PartitionsChecker {
   missed(): void {
     for (const place of this.#places.values()) {
       place.committed = null
+      place.holding.committed(null)
       place.electedMs = this.#world.nowMs()
     }
   }
@@ -75,7 +79,13 @@ export class PartitionsChecker {
     const key = `${topicId}/${partition}`
     let place = this.#places.get(key)
     if (place === undefined) {
-      place = { committed: null, proposed: [], told: new Map(), electedMs: Number.NEGATIVE_INFINITY }
+      place = {
+        committed: null,
+        proposed: [],
+        told: new Map(),
+        holding: new Holding(),
+        electedMs: Number.NEGATIVE_INFINITY,
+      }
       this.#places.set(key, place)
     }
     return place
@@ -101,9 +111,21 @@ export class PartitionsChecker {
     if (after.isr.length === 0) this.#world.count('isr is empty')
   }
 
-  /** A follower tells its leader how far it is. */
+  /** A follower tells its leader how far it is; throws where it has given up what it must hold. */
   fetch({ positions }: FetchFrame, nodeId: number): void {
-    for (const position of positions) this.#placeOf(position).told.set(nodeId, position.durableEnd)
+    for (const position of positions) {
+      const { committed, proposed, told, holding } = this.#placeOf(position)
+      told.set(nodeId, position.durableEnd)
+      if (committed === null || this.#isDecidedAlone) continue
+      const members = [committed.isr, ...proposed.map(({ state }) => state.isr)].flat()
+      const followers = [...new Set(members)].filter(id => id !== committed.leader)
+      const held = holding.told(position, nodeId, followers)
+      if (held === null) continue
+      const { topicId, partition, leaderEpoch, offset } = position
+      throw new Error(
+        `node ${nodeId}, in sync, held ${topicId}/${partition} up to ${held}, as all followers did; under epoch ${leaderEpoch} its log ends at ${offset}`,
+      )
+    }
   }
 
   /** A leader tells its followers how far all is committed; throws where it can not be. */

@@ -3,10 +3,12 @@ import type { Env } from '../../../common/env.ts'
 import { isTributaryError } from '../../../common/errors.ts'
 import { MIB } from '../../../common/limits.ts'
 import { openDataDir } from '../../../common/log/data-dir.ts'
+import { openSnapshots } from '../../../common/log/snapshots.ts'
 import type { Log } from '../../../common/log/types.ts'
 import { METADATA_LOG } from '../../../hub/engines/cluster/quorum/storage.ts'
 import { SimProcess } from '../process.ts'
 import type { Sim } from '../sim.ts'
+import { checkRemembered } from './remembered.ts'
 
 /** The logs of a partition's in-sync replicas are the same, batch for batch, up to the high watermark. */
 
@@ -107,6 +109,8 @@ async function readNode(
     const name = `t/${topicId}/${partition}`
     if (!there.has(name)) continue
     const log = await directory.openLog(name, LOG_OPTIONS)
+    const snapshots = await openSnapshots(env.disk, `/hub/producers/${topicId}/${partition}`)
+    await checkRemembered(log, snapshots, `node ${nodeId}, ${topicId}/${partition}`)
     const replica = { nodeId, startOffset: log.startOffset(), ...(await readLog(log, highWatermark)) }
     into.set(name, [...(into.get(name) ?? []), replica])
   }
