@@ -44,4 +44,11 @@ export const REGRESSIONS: readonly { seed: number; wanted: Wanted; why: string }
     },
     why: 'a node that joined by others never found the controller, which had joined since',
   },
+  {
+    seed: 100223,
+    wanted: {},
+    why: 'who waited for a leader was forgotten when a call to the one before landed late: a lane stood still for ever',
+  },
+  { seed: 100336, wanted: {}, why: 'a wiped node stayed out when all it had been told of were replaced' },
+  { seed: 100446, wanted: {}, why: 'the ack of a later append was overtaken by that of an earlier one' },
 ]
