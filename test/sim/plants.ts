@@ -219,7 +219,11 @@ export const PLANTS: readonly Plant[] = [
   },
   {
     name: 'free edge data on next instead of committed',
-    seeds: 100,
+    seeds: 60,
+    wanted: {
+      ...FAILOVER,
+      faults: ['followers uneven', 'node slow disk', 'node cut off', 'partition one way'],
+    },
     patches: [
       {
         file: 'edge/forward-lane.ts',
