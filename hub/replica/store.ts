@@ -58,6 +58,8 @@ export interface ReplicaStore extends History {
 /** What a leader tells of batches beside themselves. */
 export interface FetchedFacts {
   hubTimeMs: number
+  /** Where the log ended when they were asked for: a log that took something back since takes none of it, though control batches may jump. */
+  from?: number
   /** It has lost what lies between the end of this log and here, see ReplicaOptions. */
   lostBefore?: number
 }
@@ -190,10 +192,10 @@ async function openStore(context: StoreContext): Promise<ReplicaStore> {
       complete = true
     },
     appendFailed,
-    appendFetched: (batches, { hubTimeMs, lostBefore }) => {
+    appendFetched: (batches, { hubTimeMs, lostBefore, from }) => {
       for (let at = 0; at < batches.length; ) at += validateBatch(batches, at, ANY_BATCH).sizeBytes
       const before = log.endOffset()
-      if (before < reflected.end) {
+      if (before < reflected.end || (from !== undefined && from !== before)) {
         throw new TributaryError(
           'not_available',
           `${context.name}: what the disk had no room for is undone first`,

@@ -290,8 +290,8 @@ export function createFollowerShell(context: FollowerShellContext): FollowerShel
 
   function append(held: Held, link: LeaderLink, followed: Followed, part: FetchedPartition): void {
     const { following } = held.replica
-    const { batches, hubTimeMs, lostBefore } = part
-    const told = lostBefore === undefined ? { hubTimeMs } : { hubTimeMs, lostBefore }
+    const { batches, hubTimeMs, lostBefore, offset: from } = part
+    const told = lostBefore === undefined ? { hubTimeMs, from } : { hubTimeMs, from, lostBefore }
     const before = following.position().offset
     link.unsyncedBytes += batches.length
     counters.bytesFetched += batches.length

@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest'
 import { stampBatch } from '../../../common/batch.ts'
 import { readHere, settledTip } from '../../../hub/engines/cluster/logs.ts'
+import { runBatch, runControl } from '../../../hub/replica/control.ts'
 import { plainOf, runOf, testRun } from '../replica/batches.ts'
 import { openOn } from '../replica/harness.ts'
 
@@ -63,4 +64,16 @@ it('a leader that has not heard of the next one does not call lost what its read
   const ahead = { offset: 5, maxBytes: 1_000, lastEpoch: 4 }
   await expect(readHere(partition, 3, ahead)).rejects.toMatchObject({ code: 'not_available' })
   await expect(readHere(null, 3, ahead)).rejects.toMatchObject({ code: 'not_available' })
+})
+
+it('a follower whose disk took back what it had no room for takes nothing that was asked for behind it', async () => {
+  const { partition } = await openOn({ leaderEpoch: 3 })
+  await partition.append(plainOf(['a', 'b']), 'all')
+  partition.assign({ kind: 'follower', leader: 2, leaderEpoch: 4, adding: false })
+  const start = { run: testRun(1), prev: null, reason: 'first' } as const
+  const jumping = runBatch(runControl({ edge: 'e', lane: 0 }, start))
+  stampBatch(jumping, 0, 5, 4)
+  const late = partition.following.append(4, jumping, { hubTimeMs: 1, from: 5 })
+  await expect(late).rejects.toMatchObject({ code: 'not_available' })
+  expect(partition.following.position().offset).toBe(2)
 })
