@@ -25,7 +25,7 @@ const ENOUGH_MS = 120_000
 
 export async function play(sim: Sim): Promise<void> {
   const { world } = sim
-  const served = new ServedChecker()
+  const served = new ServedChecker(sim.plan.nodes === 1)
   const readers = new ReadersChecker()
   const partitions = new PartitionsChecker(world)
   const metadata = new MetadataChecker(world, partitions)

@@ -49,6 +49,12 @@ export class ServedChecker {
   readonly #heard = new Map<string, Heard>()
   batches = 0
   #isOver = false
+  readonly #isAlone: boolean
+
+  /** `isAlone`: there is one node, which knows of all that was told before. */
+  constructor(isAlone: boolean) {
+    this.#isAlone = isAlone
+  }
 
   /** All is read now: what is served from here on may be newer than that. */
   over(): void {
@@ -100,9 +106,10 @@ export class ServedChecker {
     const { highWatermark, leaderEpoch, batches } = frame
     // A new leader that does not know yet how far all is committed tells none.
     if (highWatermark !== undefined) {
-      // The epoch is that of the records: whoever told the watermark may lead under a later one.
       const mark = { highWatermark, leaderEpoch }
-      compare(client, node, `${topicId}/${partition}`, mark, floor)
+      // The epoch is that of the records: whoever told the watermark may lead under a later one, which another node need not have heard of.
+      if (this.#isAlone) this.#hear(client, node, `${topicId}/${partition}`, mark, floor)
+      else compare(client, node, `${topicId}/${partition}`, mark, floor)
       if (leaderEpoch >= floor.leaderEpoch) subscription.floor = mark
     }
     for (const { header } of eachBatch(batches)) {
