@@ -33,7 +33,10 @@ const LIVE_WAIT_MS = 1_000
 const READY_PAUSE_MS = 100
 
 export interface ProducerOptions {
-  /** Default `all`: durable on every in-sync replica. 1: durable on the leader. 0: not waited for. */
+  /**
+   * Default `all`: durable on every in-sync replica. 1: durable on the leader; where that has just been replaced the record may be lost, or be
+   * at another offset than told. 0: not waited for.
+   */
   acks?: 0 | 1 | 'all'
   /** How long a batch waits for company. Default LINGER_MS. */
   lingerMs?: number

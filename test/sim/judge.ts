@@ -51,6 +51,11 @@ export async function judge(
     startOf: (name, partition) => finalOf(name, partition)?.startOffset ?? 0,
     electedMs: (name, partition) =>
       states.electedMs(finalOf(name, partition)?.topic.topicId ?? '', partition),
+    writerElectedMs: (name, partition, offset) => {
+      const found = finalOf(name, partition)
+      if (found === undefined) return Number.NEGATIVE_INFINITY
+      return states.epochElectedMs(found.topic.topicId, partition, leaderEpochAt(found, offset))
+    },
     isCalm: sim.plan.faults.length === 0 && sim.plan.nodes === 1,
   })
   for (const each of partitions) await checkReaders(sim, each, served, readers)
@@ -89,6 +94,14 @@ export async function compareReplicas(
   })
   if (complete * 2 > voters.length) return
   throw new Error(`${complete} of ${voters.length} voters hold all metadata that was committed`)
+}
+
+/** The leader epoch of the batch that holds `offset`, or of the first behind it; -1 where there is none. */
+function leaderEpochAt({ batches }: FinalPartition, offset: number): number {
+  for (const bytes of batches) {
+    for (const { header } of eachBatch(bytes)) if (header.lastOffset >= offset) return header.leaderEpoch
+  }
+  return -1
 }
 
 async function checkReaders(

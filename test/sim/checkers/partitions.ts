@@ -21,6 +21,10 @@ interface Place {
   proposed: Proposed[]
   /** When the last leader was elected, as far as is known. */
   electedMs: number
+  /** The same of every leader that took another one's place, by epoch. */
+  readonly elections: Map<number, number>
+  /** When it was last noticed that elections may be missing there. */
+  missedMs: number
   /** What each node last told its leader to be durable there. */
   readonly told: Map<number, number>
   readonly holding: Holding
@@ -54,7 +58,10 @@ export class PartitionsChecker {
       const place = this.#placeOf(record)
       const before = place.committed
       if (before !== null) this.#follows(before, record)
-      if (before !== null && record.leaderEpoch > before.leaderEpoch) place.electedMs = this.#world.nowMs()
+      if (before !== null && record.leaderEpoch > before.leaderEpoch) {
+        place.electedMs = this.#world.nowMs()
+        place.elections.set(record.leaderEpoch, place.electedMs)
+      }
       place.committed = record
       place.holding.committed(this.#isDecidedAlone ? null : record)
       place.proposed = place.proposed.filter(each => each.index > index)
@@ -67,12 +74,19 @@ export class PartitionsChecker {
       place.committed = null
       place.holding.committed(null)
       place.electedMs = this.#world.nowMs()
+      place.missedMs = place.electedMs
     }
   }
 
   /** Simulated time of the last election of a leader that took another one's place. */
   electedMs(topicId: string, partition: number): number {
     return this.#placeOf({ topicId, partition }).electedMs
+  }
+
+  /** The same of the leader of an epoch, -Infinity where that one took nobody's place. */
+  epochElectedMs(topicId: string, partition: number, leaderEpoch: number): number {
+    const { elections, missedMs } = this.#placeOf({ topicId, partition })
+    return elections.get(leaderEpoch) ?? missedMs
   }
 
   #placeOf({ topicId, partition }: { topicId: string; partition: number }): Place {
@@ -85,6 +99,8 @@ export class PartitionsChecker {
         told: new Map(),
         holding: new Holding(),
         electedMs: Number.NEGATIVE_INFINITY,
+        elections: new Map(),
+        missedMs: Number.NEGATIVE_INFINITY,
       }
       this.#places.set(key, place)
     }
