@@ -32,14 +32,17 @@ export function storedSession(store: Store): SessionState {
 
 /** Stores the session and what its verdict does to every lane, in one commit. False where that is not possible. */
 export function adopt(store: Store, session: SessionState, verdict: Verdict): Promise<boolean> {
-  const entries: StateEntry[] = [{ key: 'session', value: utf8(JSON.stringify(session)) }]
-  for (const lane of store.lanes.values()) {
-    if (verdict === 'ok') continue
+  const lanes = verdict === 'ok' ? [] : [...store.lanes.values()]
+  for (const lane of lanes) {
     adoptVerdict(lane.ledger, verdict, () => newRunId(store.env.rng))
-    entries.push(lane.laneEntry(), lane.ackedEntry(), lane.gapsEntry())
     store.laneChanged(lane)
   }
-  return stored(store, entries)
+  const entry = { key: 'session', value: utf8(JSON.stringify(session)) }
+  return stored(store, () => [entry, ...lanes.flatMap(entriesOf)])
+}
+
+function entriesOf(lane: Lane): StateEntry[] {
+  return [lane.laneEntry(), lane.ackedEntry(), lane.gapsEntry()]
 }
 
 /** Makes a change of a lane durable. False where that is not possible now. */
@@ -50,14 +53,14 @@ export async function applyChange(store: Store, lane: Lane, change: LedgerChange
       // Another topic than the one it wrote to: the hub went back to before that one was made.
       if (ledger.topicId !== null && ledger.topicId !== change.topicId) forgetCommitted(ledger)
       ledger.topicId = change.topicId
-      return stored(store, [lane.laneEntry(), lane.ackedEntry()])
+      return stored(store, () => [lane.laneEntry(), lane.ackedEntry()])
     case 'recut':
       recut(ledger, change.from, change.reason, () => newRunId(store.env.rng))
       if (change.topicId !== undefined) ledger.topicId = change.topicId
-      return stored(store, [lane.laneEntry(), lane.ackedEntry(), lane.gapsEntry()])
+      return stored(store, () => entriesOf(lane))
     case 'lose': {
       store.declare(lane, change.from, change.to, change.reason, null)
-      const isDurable = await stored(store, [lane.gapsEntry()])
+      const isDurable = await stored(store, () => [lane.gapsEntry()])
       if (isDurable) lane.isolate(change.from, change.to)
       store.laneChanged(lane)
       return isDurable
@@ -96,11 +99,14 @@ function loseDamaged(store: Store, lane: Lane, from: number, to: number, error: 
   return applyChange(store, lane, { kind: 'lose', from, to, reason: 'damage' })
 }
 
-/** Puts entries, waiting out a full disk: what is changed in memory must not be acted on before it is stored. */
-async function stored(store: Store, entries: StateEntry[]): Promise<boolean> {
+/**
+ * Puts entries, waiting out a full disk: what is changed in memory must not be acted on before it is stored. They are made anew for
+ * each try: meanwhile others store what they open and lose, and a copy from before would take it back.
+ */
+async function stored(store: Store, entries: () => StateEntry[]): Promise<boolean> {
   for (;;) {
     try {
-      await store.state.put(entries)
+      await store.state.put(entries())
       return true
     } catch (error) {
       if (!isTributaryError(error) || !error.retriable || error.code === 'closed') return false
