@@ -108,6 +108,8 @@ class PartitionReader {
   /** Next sequence of each run, and the newest offset of each lane that has no reason to go back. */
   readonly #next = new Map<number, number>()
   readonly #newest = new Map<string, number>()
+  /** The run that each lane began last. */
+  readonly #started = new Map<string, RunControl>()
 
   constructor(source: Source, topic: Topic, partition: number, found: Found) {
     this.#source = source
@@ -130,13 +132,15 @@ class PartitionReader {
     if (control === null) return
     if (control.type === 'run') {
       this.#found.starts.push(control.run)
-      const { edge, lane } = control.run
-      if (control.run.prev === null) this.#newest.delete(`${edge}/${lane}`)
+      this.#start(control.run)
       return
     }
     const { gap } = control
     this.#found.gaps.push({ topic: this.#topic, partition: this.#partition, offset, gap })
-    if (gap.count === null) return
+    if (gap.count === null) {
+      if (gap.reason === 'fork') this.#fork(gap)
+      return
+    }
     this.#continues(gap.run, gap.from, gap.to, `gap ${gap.reason}`)
     const run = this.#runOf(gap.run)
     if (run.start + gap.from !== gap.localFrom || gap.to - gap.from !== gap.localTo - gap.localFrom) {
@@ -146,6 +150,37 @@ class PartitionReader {
       const record = this.#source.book.at(run.life, `${run.topic}/${run.lane}`, local)
       if (record !== null) this.#found.missing.add(record.id)
     }
+  }
+
+  /** A run without a predecessor may go back to any record; another goes on where its predecessor is held or declared. */
+  #start(start: RunControl): void {
+    const { edge, lane, run, prev } = start
+    const key = `${edge}/${lane}`
+    this.#started.set(key, start)
+    if (prev === null) {
+      this.#newest.delete(key)
+      return
+    }
+    const isLate = !this.#next.has(prev.run) && this.#source.startsLate?.(this.#topic) === true
+    const held = this.#next.get(prev.run) ?? 0
+    if (isLate || held >= prev.end) return
+    throw this.#wrong(
+      `run ${run} follows ${prev.end} records of run ${prev.run}, of which ${held} are told of`,
+    )
+  }
+
+  /**
+   * Says of a run that has a predecessor that the hub holds more of that than its edge had: the other directory's records came
+   * after this one had opened the lane. It goes back to where its own part of the predecessor ended, and no further.
+   */
+  #fork({ edge, lane, run }: GapControl): void {
+    const key = `${edge}/${lane}`
+    const started = this.#started.get(key)
+    if (started?.run !== run || started.prev === null) return
+    const { prev } = started
+    const newest = this.#newest.get(key)
+    if (newest === undefined || (this.#next.get(prev.run) ?? 0) <= prev.end) return
+    this.#newest.set(key, Math.min(newest, this.#runOf(prev.run).start + prev.end - 1))
   }
 
   #runOf(id: number): KnownRun {
