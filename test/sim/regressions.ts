@@ -12,6 +12,11 @@ export const REGRESSIONS: readonly { seed: number; wanted: Wanted; why: string }
     wanted: {},
     why: 'a new controller took the vote of a node it had not heard of yet while another voter was dead: no majority was left',
   },
+  {
+    seed: 565883509,
+    wanted: {},
+    why: 'as 36, where the other voter had died with the controller before and was still taken for alive',
+  },
   { seed: 2, wanted: {}, why: 'messages were delivered before their receiver was ready' },
   { seed: 4, wanted: {}, why: 'a node whose metadata lagged called a topic unknown' },
   { seed: 109, wanted: {}, why: 'a node that came up without leading the gaps topic ended' },

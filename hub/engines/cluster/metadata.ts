@@ -5,7 +5,7 @@ import type { RaftFrame, SnapshotChunk } from '../../../common/wire-peer.ts'
 import type { Plan } from '../../controller/controller.ts'
 import type { Image } from '../../controller/image.ts'
 import type { ConfigChange, MemberId, Outcome, RaftOptions, Status } from '../../raft/types.ts'
-import { nodeIdOf } from '../../raft/types.ts'
+import { BEFORE_FIRST, nodeIdOf } from '../../raft/types.ts'
 import type { Asking, ControllerPeers, Judge } from './quorum/asking.ts'
 import { createAsking } from './quorum/asking.ts'
 import { createAttempts } from './quorum/attempts.ts'
@@ -87,7 +87,7 @@ export interface QuorumMetadata extends Metadata {
   change(change: ConfigChange): Outcome | null
   transfer(to: MemberId): Outcome | null
   status(): Status
-  /** Whether the member has the log, as far as this leader knows, but for a little. */
+  /** Whether the member acked to this leader and has the log, as far as that knows, but for a little. */
   hasLog(member: MemberId): boolean
   /** Who this node is in the quorum. */
   seat(): MemberId
@@ -322,7 +322,9 @@ export function createQuorumMetadata(context: MetadataContext, loaded: LoadedMem
     status: member.status,
     hasLog: seat => {
       const match = member.matchOf(seat)
-      return match !== null && match + RAFT_OPTIONS.maxPromotionLagEntries >= member.lastIndex()
+      // In a short log nothing at all is but a little behind, and so is a member that never answered.
+      if (match === null || match === BEFORE_FIRST) return false
+      return match + RAFT_OPTIONS.maxPromotionLagEntries >= member.lastIndex()
     },
     seat: storage.self,
     leaderHeard: () => leaderHeard,

@@ -12,7 +12,7 @@ export interface VotersView {
   /** The leader, who asks. */
   readonly self: MemberId
   readonly nodes: readonly NodeState[]
-  /** Has the log, as far as the leader knows: may vote now. */
+  /** Acked to the leader since that was elected, and has the log, as far as it knows: may vote now. */
   hasLog(member: MemberId): boolean
   /** Silent for so long that another should have its vote. */
   isLongGone(nodeId: number): boolean
@@ -60,7 +60,9 @@ function changeVoters(view: VotersView): VotersStep | null {
   const isLive = (member: MemberId): boolean => stateOf.get(nodeIdOf(member))?.fenced === false
   const standsWithout = (member: MemberId): boolean => {
     const others = voters.filter(other => other !== member)
-    return others.filter(other => other === self || isLive(other)).length * 2 > others.length
+    // Live is also who died with the controller before this one, until its session is over: only who acked to this leader counts.
+    const decides = (other: MemberId): boolean => other === self || (isLive(other) && view.hasLog(other))
+    return others.filter(decides).length * 2 > others.length
   }
   const staying = nodes.filter(node => !node.draining)
   const wanted = votersWanted(staying.length)

@@ -33,6 +33,19 @@ describe('metadata of several nodes', () => {
     expect(edgesOf(stage.metadata(1))).toEqual(['before', 'after'])
   })
 
+  it('takes nobody for one who has the log who has not acked to this leader', async () => {
+    await found(3)
+    expect(stage.metadata(1).hasLog(stage.seat(3))).toBe(true)
+    const dead = stage.seat(3)
+    stage.crash(3)
+    stage.crash(1)
+    await stage.start(1)
+    await stage.until(() => stage.leader() !== null, 'one of the two leads', 4_000)
+    const leads = stage.leaderId()
+    await stage.until(() => stage.leader()?.hasLog(stage.seat(leads === 1 ? 2 : 1)), 'the other one acks')
+    expect(stage.leader()?.hasLog(dead)).toBe(false)
+  })
+
   it('refuses within a time where no majority is there', async () => {
     await found(3)
     stage.crash(1)

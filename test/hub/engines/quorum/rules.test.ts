@@ -48,6 +48,7 @@ function settle(
   nodes: readonly NodeState[],
   longGone: readonly number[] = [],
   leader = config.voters[0] ?? seat(1),
+  unheard: readonly number[] = [],
 ): { steps: string[]; config: Config } {
   const steps: string[] = []
   let self = leader
@@ -57,7 +58,7 @@ function settle(
       config: now,
       self,
       nodes,
-      hasLog: () => true,
+      hasLog: member => !unheard.includes(nodeIdOf(member)),
       isLongGone: id => longGone.includes(id),
     })
     if (step === null) return { steps, config: now }
@@ -129,6 +130,13 @@ describe('seats', () => {
     expect(settle(four, [lost, node(2), gone, node(4)], [3], seat(2)).steps).toEqual([])
     const { steps } = settle(four, [lost, node(2), node(3), node(4)], [1], seat(2))
     expect(steps).toEqual(['demote 1/d1', 'promote 4/d4'])
+  })
+
+  it('of a node that is gone for long stay until who is left has acked to this leader: it may have died with the one before', () => {
+    const four: Config = { ...three, learners: [seat(4)] }
+    const nodes = [node(1, { fenced: true }), node(2), node(3), node(4)]
+    expect(settle(four, nodes, [1], seat(2), [3]).steps).toEqual([])
+    expect(settle(four, nodes, [1], seat(2)).steps).toEqual(['demote 1/d1', 'promote 4/d4'])
   })
 
   it('of a leader whose node was removed go when another leads', () => {
