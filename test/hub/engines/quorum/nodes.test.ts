@@ -16,11 +16,8 @@ beforeEach(() => {
 
 afterEach(() => stage.close())
 
-function isWhole(ids: readonly number[] = ALL, voters: readonly number[] = ids): boolean {
-  return ids.every(id => {
-    if (stage.processes.get(id)?.node == null) return false
-    return `${stage.live(id)}` === `${ids}` && `${stage.voters(id)}` === `${voters}`
-  })
+function isWhole(ids: readonly number[] = ALL, voters = ids): boolean {
+  return stage.isWhole(ids, voters)
 }
 
 /** Nodes 1 to 3 founded a cluster and vote. */

@@ -192,6 +192,15 @@ export class NodeStage {
       .map(node => node.nodeId)
       .sort()
   }
+
+  /** Whether these nodes, and no others, live and these vote, as each of them knows. */
+  isWhole(ids: readonly number[], voters: readonly number[] = ids): boolean {
+    return ids.every(id => {
+      // Registered anew: before that the others may take it for the one it was.
+      if (this.processes.get(id)?.node?.lifecycle.livingAs() == null) return false
+      return `${this.live(id)}` === `${ids}` && `${this.voters(id)}` === `${voters}`
+    })
+  }
 }
 
 function termOf({ node }: Process): number {

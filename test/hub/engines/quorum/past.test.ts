@@ -55,12 +55,8 @@ beforeEach(() => {
 
 afterEach(() => stage.close())
 
-function isWhole(ids: readonly number[] = ALL, voters: readonly number[] = ids): boolean {
-  return ids.every(id => {
-    // Registered anew: before that the others may take it for the one it was.
-    if (stage.processes.get(id)?.node?.lifecycle.livingAs() == null) return false
-    return `${stage.live(id)}` === `${ids}` && `${stage.voters(id)}` === `${voters}`
-  })
+function isWhole(ids: readonly number[] = ALL, voters = ids): boolean {
+  return stage.isWhole(ids, voters)
 }
 
 async function found(): Promise<void> {

@@ -15,10 +15,7 @@ beforeEach(() => {
 afterEach(() => stage.close())
 
 function isWhole(): boolean {
-  return BOTH.every(id => {
-    if (stage.processes.get(id)?.node?.lifecycle.livingAs() == null) return false
-    return `${stage.live(id)}` === `${BOTH}` && `${stage.voters(id)}` === '1'
-  })
+  return stage.isWhole(BOTH, [1])
 }
 
 async function start(): Promise<void> {
