@@ -89,6 +89,16 @@ export function mapReading(
   }
 }
 
+/** A gauge of this product, as `tributary_NAME`. */
+export function gauge(name: string, help: string, read: () => number): Reading {
+  return { name: `tributary_${name}`, help, kind: 'gauge', read }
+}
+
+/** A counter of this product, as `tributary_NAME_total`. */
+export function counter(name: string, help: string, read: () => number): Reading {
+  return { name: `tributary_${name}_total`, help, kind: 'counter', read }
+}
+
 /** What a data directory says of its commits. */
 export function dataDirReadings(stats: () => DataDirStats): Reading[] {
   const counter = (name: string, help: string, read: (stats: DataDirStats) => number): Reading => {

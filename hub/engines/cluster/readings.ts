@@ -1,5 +1,5 @@
 import type { Reading, Sample } from '../../../common/metrics.ts'
-import { dataDirReadings } from '../../../common/metrics.ts'
+import { counter as counterOf, dataDirReadings, gauge as gaugeOf } from '../../../common/metrics.ts'
 import type { TopicCounters } from '../../replica/stats.ts'
 import type { EngineStats } from './engine.ts'
 
@@ -28,12 +28,10 @@ const TOPIC_METRICS: readonly (readonly [PlainCounter, string, string])[] = [
 
 /** What `/metrics` shows of the engine. */
 export function engineReadings(stats: () => EngineStats): Reading[] {
-  const gauge = (name: string, help: string, read: (now: EngineStats) => number): Reading => {
-    return { name: `tributary_${name}`, help, kind: 'gauge', read: () => read(stats()) }
-  }
-  const counter = (name: string, help: string, read: (now: EngineStats) => number): Reading => {
-    return { name: `tributary_${name}_total`, help, kind: 'counter', read: () => read(stats()) }
-  }
+  const gauge = (name: string, help: string, read: (now: EngineStats) => number): Reading =>
+    gaugeOf(name, help, () => read(stats()))
+  const counter = (name: string, help: string, read: (now: EngineStats) => number): Reading =>
+    counterOf(name, help, () => read(stats()))
   return [
     ...dataDirReadings(() => stats().data),
     ...TOPIC_METRICS.map(([key, name, help]): Reading => {

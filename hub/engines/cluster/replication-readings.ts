@@ -1,5 +1,6 @@
 import type { Clock } from '../../../common/env.ts'
 import type { Reading } from '../../../common/metrics.ts'
+import { counter, gauge as gaugeOf } from '../../../common/metrics.ts'
 import type { Image } from '../../controller/image.ts'
 import { isBelowMinInSync } from './overview.ts'
 import type { PartitionChanges } from './partition-changes.ts'
@@ -28,12 +29,8 @@ export function replicationReadings(context: ReplicationReadingsContext): Readin
     if (cached === null || atMs - cached.atMs > COUNTS_KEPT_MS) cached = { counts: countAll(context), atMs }
     return cached.counts
   }
-  const gauge = (name: string, help: string, read: (now: Counts) => number): Reading => {
-    return { name: `tributary_${name}`, help, kind: 'gauge', read: () => read(counts()) }
-  }
-  const counter = (name: string, help: string, read: () => number): Reading => {
-    return { name: `tributary_${name}_total`, help, kind: 'counter', read }
-  }
+  const gauge = (name: string, help: string, read: (now: Counts) => number): Reading =>
+    gaugeOf(name, help, () => read(counts()))
   return [
     gauge('cluster_nodes', 'Nodes of the cluster, as this one knows.', now => now.nodes),
     gauge('cluster_nodes_active', 'Those that are alive, as this one knows.', now => now.activeNodes),

@@ -1,4 +1,5 @@
 import type { Reading } from '../../../../common/metrics.ts'
+import { counter, gauge } from '../../../../common/metrics.ts'
 import type { Routes } from '../routes.ts'
 import type { Tails } from '../tails.ts'
 import type { Peers } from '../types.ts'
@@ -9,12 +10,6 @@ export function linkReadings(
   routes: Pick<Routes, 'stats'>,
   tails: Pick<Tails, 'stats'>,
 ): Reading[] {
-  const gauge = (name: string, help: string, read: () => number): Reading => {
-    return { name: `tributary_${name}`, help, kind: 'gauge', read }
-  }
-  const counter = (name: string, help: string, read: () => number): Reading => {
-    return { name: `tributary_${name}_total`, help, kind: 'counter', read }
-  }
   return [
     gauge('peers_known', 'Other nodes that this one dials.', () => peers.stats().known),
     gauge('peers_up', 'Other nodes that this one is linked to.', () => peers.stats().up),
